@@ -1,0 +1,35 @@
+# Targets work on a clean clone: the first one used makes .venv, later calls reuse it.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+READY := .venv/.ready
+
+.PHONY: demo test check bench docs clean
+
+demo: $(READY)  ## parent against child on what every machine has, in minutes
+	$(BIN)/pocketlm make recipes/demo.toml --out runs
+
+test: $(READY)  ## all tests, offline
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## what CI and a reviewer run
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: $(READY)  ## every benchmark, short, as JSON lines
+	@set -e; for script in benchmarks/*.py; do $(BIN)/python $$script --quick --json; done
+
+docs: $(READY)  ## pages generated from the code
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist src/*.egg-info
+
+# torch goes first and alone: resolved together with the rest, another version can win.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) torch
+	$(PIP) -e ".[gguf,dev]"
+	@touch $@

@@ -1,0 +1,1 @@
+"""Studies: a baseline and arms one change apart, run, compared and reported."""

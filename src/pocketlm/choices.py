@@ -1,0 +1,42 @@
+"""Every choice a recipe has, as one table of tables; names are checked before anything runs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pocketlm.device import load_device
+from pocketlm.method import Method, pick
+from pocketlm.model.family import load_family
+from pocketlm.model.start import STARTS
+from pocketlm.recipe import Recipe
+from pocketlm.stages.compact.select import SELECTORS
+from pocketlm.stages.design.rank import RANKERS
+from pocketlm.stages.export import FORMATS
+from pocketlm.stages.inherit.layers import LAYER_PICKS
+from pocketlm.stages.inherit.neurons import NEURON_SCORES
+from pocketlm.stages.train.resample import RESAMPLERS
+from pocketlm.stages.train.schedule import SCHEDULES
+
+CHOICES: dict[str, Mapping[str, Method[Any]]] = {
+    "compact.select": SELECTORS,
+    "design.rank": RANKERS,
+    "inherit.start": STARTS,
+    "inherit.layers": LAYER_PICKS,
+    "inherit.neurons": NEURON_SCORES,
+    "train.resample": RESAMPLERS,
+    "train.schedule": SCHEDULES,
+    "export.formats": FORMATS,
+}
+
+
+def check_choices(recipe: Recipe) -> None:
+    """Raise `RecipeError` for the first name of `recipe` that is in no table."""
+    for key, table in CHOICES.items():
+        stage, field = key.split(".")
+        value = getattr(getattr(recipe, stage), field)
+        names = value if isinstance(value, tuple) else (value,)
+        for name in names:
+            if (key, name) != ("inherit.start", "parent"):
+                pick(table, name, f"[{stage}] {field}")
+    load_family(recipe.family)
+    if recipe.device != "this-machine":  # measuring it takes seconds and decides nothing here
+        load_device(recipe.device)

@@ -1,0 +1,1 @@
+"""The text: documents and the one split, tokenised shards, training blocks."""

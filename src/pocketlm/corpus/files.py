@@ -1,0 +1,159 @@
+"""Text out of files: .jsonl, .parquet and plain text, also .gz and .zst.
+
+A bad line is counted, never fatal by itself; a file of which more than 1 % is bad is refused.
+"""
+
+import gzip
+import io
+import json
+import sysconfig
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from glob import glob
+from pathlib import Path
+
+from pocketlm.errors import CorpusError
+
+PLAIN = (".txt", ".md", ".rst", ".py")
+ACCEPTED = "accepted: .jsonl, .txt, .md, .rst, .py (each also .gz or .zst) and .parquet"
+MAX_BAD_SHARE = 0.01
+MAX_DOCUMENT_BYTES = 64_000
+STDLIB_DOCUMENT_BYTES = 8_000  # whole files would leave under ten held-out documents
+
+# Tables of code points, tests and machine-made settings are not text worth learning.
+_STDLIB_LEFT_OUT = {
+    "site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "encodings",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TextFile:
+    """One file of the corpus and the entry of `corpus.files` it came from."""
+
+    path: Path
+    source: str
+    max_document_bytes: int = MAX_DOCUMENT_BYTES
+
+
+def find_files(patterns: Sequence[str]) -> tuple[TextFile, ...]:
+    """Files behind the globs, sorted; `stdlib` stands for the running Python's own sources.
+
+    Raises `CorpusError` when a pattern matches nothing or a file of unknown kind.
+    """
+    found: list[TextFile] = []
+    for pattern in patterns:
+        if pattern == "stdlib":
+            found += [TextFile(p, "stdlib", STDLIB_DOCUMENT_BYTES) for p in _stdlib_files()]
+            continue
+        paths = sorted(p for p in map(Path, glob(pattern, recursive=True)) if p.is_file())
+        if not paths:
+            raise CorpusError(f"[corpus] files: {pattern} matches no file")
+        for path in paths:
+            if _kind(path) not in (*PLAIN, ".jsonl", ".parquet"):
+                raise CorpusError(f"[corpus] files: {path.name}: unknown kind; {ACCEPTED}")
+        found += [TextFile(path, Path(pattern).name) for path in paths]
+    return tuple(found)
+
+
+def read_texts(file: TextFile, text_field: str) -> Iterator[str | None]:
+    """Texts of one file in order; None stands for a line that could not be used.
+
+    Raises `CorpusError` at the end of a file of which more than 1 % is bad, and for a file that
+    cannot be read at all.
+    """
+    kind = _kind(file.path)
+    try:
+        if kind == ".parquet":
+            yield from _read_parquet(file.path, text_field)
+            return
+        with _open(file.path) as stream:
+            if kind == ".jsonl":
+                yield from _read_jsonl(stream, file.path, text_field)
+            else:
+                yield from _read_plain(stream)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise CorpusError(f"{file.path}: cannot be read as UTF-8 text ({error})") from None
+
+
+def _read_jsonl(stream: io.BufferedReader, path: Path, text_field: str) -> Iterator[str | None]:
+    total, first_bad, num_bad = 0, "", 0
+    for number, line in enumerate(stream, start=1):  # split on \n only
+        if not line.strip():
+            continue
+        total += 1
+        text = _text_of(line, text_field)
+        if text is None:
+            num_bad += 1
+            first_bad = first_bad or f"line {number}"
+        yield text
+    if num_bad > MAX_BAD_SHARE * total:
+        raise CorpusError(
+            f"{path}: {num_bad} of {total} lines are not JSON objects with a text in "
+            f"{text_field!r} (first: {first_bad}); at most 1 % may be bad"
+        )
+
+
+def _text_of(line: bytes, text_field: str) -> str | None:
+    """The text of one JSON line; None if there is none or it is no valid Unicode."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    text = row.get(text_field) if isinstance(row, dict) else None
+    return text if isinstance(text, str) and _encodable(text) else None
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate, legal in JSON, no Unicode text
+        return False
+    return True
+
+
+def _read_plain(stream: io.BufferedReader) -> Iterator[str]:
+    yield stream.read().decode("utf-8")
+
+
+def _read_parquet(path: Path, text_field: str) -> Iterator[str | None]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        if text_field not in file.schema_arrow.names:
+            names = ", ".join(file.schema_arrow.names)
+            raise CorpusError(f"{path}: no column {text_field!r}; it has {names}")
+        for batch in file.iter_batches(columns=[text_field], batch_size=1024):
+            yield from batch.column(0).to_pylist()
+    except pa.ArrowException as error:
+        raise CorpusError(f"{path}: not a readable parquet file ({error})") from None
+
+
+def _open(path: Path) -> io.BufferedReader:
+    if path.suffix == ".gz":
+        return io.BufferedReader(gzip.open(path, "rb"))
+    if path.suffix == ".zst":
+        import zstandard
+
+        return io.BufferedReader(zstandard.open(path, "rb"))
+    return path.open("rb")
+
+
+def _kind(path: Path) -> str:
+    """The suffix that says how to read it, under .gz or .zst."""
+    return (path.with_suffix("") if path.suffix in (".gz", ".zst") else path).suffix
+
+
+@cache
+def _stdlib_files() -> tuple[Path, ...]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    found = sorted(
+        path
+        for path in root.rglob("*.py")
+        if not _STDLIB_LEFT_OUT.intersection(path.relative_to(root).parts)
+        and not path.name.startswith("_sysconfigdata")
+    )
+    return tuple(found)

@@ -1,0 +1,260 @@
+"""A tokenizer: text to ids and back, one frame around a document, one way to disk.
+
+Accepted: byte-level BPE (`tokenizer.json`) and SentencePiece BPE (`.model` or `tokenizer.json`).
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from pocketlm.errors import ParentError
+
+ACCEPTED = "byte-level BPE (tokenizer.json) or SentencePiece BPE (.model or tokenizer.json)"
+END_OF_TEXT = "<|endoftext|>"
+_ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
+# Only for a tokenizer.json that comes without tokenizer_config.json; the first one found counts.
+_USUAL_NAMES = {
+    "bos_token": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", END_OF_TEXT),
+    "eos_token": ("</s>", "<eos>", "<|end_of_text|>", END_OF_TEXT),
+    "pad_token": ("<pad>", "<|pad|>"),
+    "unk_token": (),
+}
+_NO_LIMIT = int(1e30)  # how transformers writes "no maximal length"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """A `tokenizers` backend and the ids that play a role. Specials in text are plain text."""
+
+    backend: tokenizers.Tokenizer
+    bos_id: int | None = None
+    eos_id: int | None = None
+    pad_id: int | None = None
+    unk_id: int | None = None
+    chat_template: str | None = None
+
+    @cached_property
+    def num_tokens(self) -> int:
+        """Highest id + 1: rows that an embedding table needs."""
+        return 1 + max(self.backend.get_vocab(with_added_tokens=True).values())
+
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether the tokenizer itself puts bos before a text (its post-processor says so)."""
+        return self.bos_id is not None and self.backend.encode("").ids[:1] == [self.bos_id]
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """`bos_token`, `eos_token`, `pad_token`, `unk_token` -> the token, where there is one."""
+        ids = (self.bos_id, self.eos_id, self.pad_id, self.unk_id)
+        # Not id_to_token: of an added token it gives the normalised form, which has no id.
+        pieces = {i: piece for piece, i in self.backend.get_vocab(with_added_tokens=True).items()}
+        named = zip(_ROLES, ids, strict=True)
+        return {role: pieces[i] for role, i in named if i is not None}
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of tokens that stand for no text."""
+        added = self.backend.get_added_tokens_decoder()
+        return frozenset(i for i, token in added.items() if token.special)
+
+    @property
+    def prefix_id(self) -> int | None:
+        """What stands before a document: bos if the tokenizer adds it, else eos, if any."""
+        return self.bos_id if self.adds_bos else self.eos_id
+
+    @property
+    def suffix_id(self) -> int | None:
+        """What stands after a document: eos, unless the next document's prefix is the same."""
+        return self.eos_id if self.eos_id != self.prefix_id else None
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text alone: nothing added; `</s>` in a text is four characters."""
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of one text; see `encode_batch`."""
+        return self.encode_batch([text])[0]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`; special tokens give no text."""
+        # The library knows specials by their text and misses those that the normaliser changes.
+        text_ids = [i for i in ids if i not in self.special_ids]
+        return str(self.backend.decode(text_ids, skip_special_tokens=False))
+
+    def frame(self, ids: Sequence[int]) -> list[int]:
+        """One document as models see it: prefix + ids + suffix, where they exist."""
+        ends = ([i] if i is not None else [] for i in (self.prefix_id, self.suffix_id))
+        prefix, suffix = ends
+        return [*prefix, *ids, *suffix]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the canonical `tokenizer.json` text."""
+        canonical = json.dumps(json.loads(self.backend.to_str()), sort_keys=True)
+        return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write the files that transformers' `AutoTokenizer` reads, with the same ids."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.backend.save(str(folder / "tokenizer.json"))
+        specials = self.roles
+        config: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": _NO_LIMIT,
+            "clean_up_tokenization_spaces": False,
+            "add_bos_token": self.adds_bos,
+            **specials,
+        }
+        if self.chat_template is not None:
+            config["chat_template"] = self.chat_template
+        _write_json(folder / "tokenizer_config.json", config)
+        _write_json(folder / "special_tokens_map.json", specials)
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Read a folder, a `tokenizer.json` or a SentencePiece BPE `.model`.
+
+    A `tokenizer_config.json` beside the file names the special tokens and the chat template.
+    Raises `ParentError` for other families and unreadable files.
+    """
+    file = _tokenizer_file(Path(path))
+    config = _read_config(file.parent)
+    if file.suffix == ".model":
+        from pocketlm.corpus.sentencepiece import convert_model
+
+        text, roles = convert_model(file)
+        document = json.loads(text)
+        if not config.get("add_bos_token", True):
+            document["post_processor"] = None
+    else:
+        document = _read_json(file)
+        roles = {}
+    try:
+        return tokenizer_from_document(
+            document,
+            roles={**roles, **_named_roles(config)},
+            chat_template=_chat_template(config, file.parent),
+        )
+    except ParentError as error:
+        raise ParentError(f"{file}: {error}") from None
+
+
+def tokenizer_from_document(
+    document: Mapping[str, Any], *, roles: Mapping[str, str], chat_template: str | None = None
+) -> Tokenizer:
+    """A tokenizer from parsed `tokenizer.json`; `roles` maps `bos_token`, ... to the token.
+
+    Truncation, padding and dropout are switched off. Without roles the usual names are looked
+    for. Raises `ParentError` (without the file's name) for other families and shifted ids.
+    """
+    model = dict(document.get("model") or {})
+    family = model.get("type") or ("BPE" if "merges" in model else "unknown")
+    if family != "BPE":
+        raise ParentError(f"a {family} tokenizer; accepted: {ACCEPTED}")
+    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+        raise ParentError(f"BPE with word-part marks; accepted: {ACCEPTED}")
+    plain = {**document, "model": {**model, "dropout": None}, "truncation": None, "padding": None}
+    try:
+        backend = tokenizers.Tokenizer.from_str(json.dumps(plain, ensure_ascii=False))
+    except Exception as error:  # the library raises bare Exception
+        raise ParentError(f"not a tokenizer.json that can be read: {error}") from None
+    backend.encode_special_tokens = True
+    for added in document.get("added_tokens") or ():
+        if backend.token_to_id(added["content"]) != added["id"]:
+            raise ParentError(f"added token {added['content']!r} does not sit at id {added['id']}")
+    if model.get("unk_token"):
+        roles = {"unk_token": model["unk_token"], **roles}
+    ids = _role_ids(backend, roles)
+    return Tokenizer(backend=backend, chat_template=chat_template, **ids)
+
+
+def train_tokenizer(texts: Iterator[str], *, vocab_size: int) -> Tokenizer:
+    """Byte-level BPE on `texts` with at most `vocab_size` tokens (GPT-2, Radford et al. 2019,
+    section 2.2): its pre-tokenizer, 256 bytes, and one special that begins every document."""
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=[END_OF_TEXT],
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A",
+        pair=f"{END_OF_TEXT} $A {END_OF_TEXT} $B",
+        special_tokens=[(END_OF_TEXT, backend.token_to_id(END_OF_TEXT))],
+    )
+    roles = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
+    return tokenizer_from_document(json.loads(backend.to_str()), roles=roles)
+
+
+def _tokenizer_file(path: Path) -> Path:
+    if path.is_dir():
+        names = [path / "tokenizer.json", path / "tokenizer.model", *sorted(path.glob("*.model"))]
+        path = next((name for name in names if name.is_file()), path)
+    if not path.is_file() or path.suffix not in (".json", ".model"):
+        raise ParentError(f"{path}: no tokenizer there; accepted: {ACCEPTED}")
+    return path
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ParentError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(table, dict):
+        raise ParentError(f"{path}: a JSON object is expected")
+    return table
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    names = ("special_tokens_map.json", "tokenizer_config.json")
+    tables = (_read_json(folder / name) for name in names if (folder / name).is_file())
+    return {key: value for table in tables for key, value in table.items()}
+
+
+def _named_roles(config: Mapping[str, Any]) -> dict[str, str]:
+    """`{"content": "<s>", ...}` or `"<s>"` or null -> the token."""
+    values = {role: config.get(role) for role in _ROLES}
+    contents = {r: v["content"] if isinstance(v, dict) else v for r, v in values.items()}
+    return {role: content for role, content in contents.items() if content}
+
+
+def _chat_template(config: Mapping[str, Any], folder: Path) -> str | None:
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several named ones
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _role_ids(backend: Any, roles: Mapping[str, str]) -> dict[str, int | None]:
+    if not roles.keys() - {"unk_token"}:
+        added = {token.content for token in backend.get_added_tokens_decoder().values()}
+        usual = {
+            role: next((n for n in names if n in added), None)
+            for role, names in _USUAL_NAMES.items()
+        }
+        roles = {**{role: name for role, name in usual.items() if name}, **roles}
+    return {
+        role.replace("token", "id"): backend.token_to_id(roles[role]) if role in roles else None
+        for role in _ROLES
+    }
+
+
+def _write_json(path: Path, table: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,147 @@
+"""What a recipe will cost: seconds a stage, before anything runs.
+
+Training time is FLOPs over the rate this store's own runs reached; without one, over half of a
+matrix-product rate measured on the spot. The rest are rates of this class of machine, rounded.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pocketlm.artifact import Artifact, Store
+from pocketlm.device import load_device
+from pocketlm.errors import DamagedArtifact
+from pocketlm.inputs import Inputs
+from pocketlm.model.cost import count_params, flops_per_token
+from pocketlm.model.shape import Shape
+from pocketlm.pipeline import Step, make_chain, plan, resolve
+from pocketlm.recipe import Recipe
+from pocketlm.units import show_count, show_seconds
+
+_BYTES_PER_TOKEN = 3.5
+_READ_BYTES_PER_S = 1.5e6  # tokenise and count, one core
+_FIXED_SECONDS = {"design": 1.0, "inherit": 8.0, "evaluate": 15.0, "export": 20.0}
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """One artifact of the plan and the seconds it should take; 0 where it is reused."""
+
+    step: Step
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A plan with its costs."""
+
+    steps: tuple[StepCost, ...]
+    num_params: int
+    train_tokens: float
+    basis: str
+
+    @property
+    def seconds(self) -> float:
+        """All that is left to make."""
+        return sum(cost.seconds for cost in self.steps)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Flat numbers and the list of steps."""
+        return {
+            "seconds": round(self.seconds, 1),
+            "params": self.num_params,
+            "train_tokens": round(self.train_tokens),
+            "steps": [asdict(cost.step) | {"seconds": cost.seconds} for cost in self.steps],
+        }
+
+    def lines(self) -> list[str]:
+        """The plan as a person reads it."""
+        rows = [f"{'run':<20} {'stage':<9} {'key':<17} {'':<7} about"]
+        for cost in self.steps:
+            done = "reused" if cost.step.reused else "make"
+            time = "" if cost.step.reused else show_seconds(cost.seconds)
+            step = cost.step
+            rows.append(f"{step.run:<20} {step.stage:<9} {step.key:<17} {done:<7} {time}")
+        size = f"child of about {show_count(self.num_params)} parameters"
+        text = f"{show_count(float(self.train_tokens))} tokens of training"
+        return [*rows, "", f"{size}, {text}: {show_seconds(self.seconds)} left ({self.basis})"]
+
+
+def estimate(recipe: Recipe, *, out: str | Path = "runs") -> Estimate:
+    """Cost what `make` would still make, parents included; writes nothing."""
+    store = Store(Path(out))
+    rate, basis = _flops_per_s(store)
+    steps = {(step.run, step.stage): step for step in plan(recipe, out=out)}
+    costs: list[StepCost] = []
+    num_params, tokens = 0, 0.0
+    for one in make_chain(recipe):
+        inputs, keys = resolve(one, store)
+        shape = _shape(one, inputs, store.find("design", keys["design"]))
+        seconds, tokens = _stage_seconds(one, inputs, shape, rate)
+        num_params = count_params(shape)
+        for stage, expected in seconds.items():
+            step = steps[one.name, stage]
+            costs.append(StepCost(step, 0.0 if step.reused else round(expected, 1)))
+    return Estimate(tuple(costs), num_params, tokens, basis)
+
+
+def _stage_seconds(
+    recipe: Recipe, inputs: Inputs, shape: Shape, rate: float
+) -> tuple[dict[str, float], float]:
+    table, sizes = recipe.train, inputs.corpus.survey.num_bytes
+    text_bytes = sizes["train"] + sizes["choose"]
+    one_pass = sizes["train"] / _BYTES_PER_TOKEN
+    later = max(0, table.rounds - 1)
+    trained = one_pass * (min(1, table.rounds) + later * table.keep_fraction)
+    flops = flops_per_token(shape, table.seq_len)
+    scored_bytes = min(recipe.evaluate.max_bytes, sizes["held-out"])
+    seconds = {
+        "compact": 5.0 + text_bytes / _READ_BYTES_PER_S,
+        "design": _FIXED_SECONDS["design"],
+        "tokens": text_bytes / _READ_BYTES_PER_S,
+        "inherit": _FIXED_SECONDS["inherit"],
+        "train": 5.0 + flops * (3 * trained + later * one_pass) / rate,
+        # Two models, windows that overlap by half.
+        "evaluate": _FIXED_SECONDS["evaluate"] + 4 * flops * scored_bytes / _BYTES_PER_TOKEN / rate,
+        "export": _FIXED_SECONDS["export"] * len(recipe.export.formats),
+    }
+    return seconds, trained
+
+
+def _shape(recipe: Recipe, inputs: Inputs, design: Artifact | None) -> Shape:
+    """The shape if it is designed already; else one that costs about as much."""
+    if design:
+        return Shape(**json.loads(design.path("shape.json").read_text(encoding="utf-8")))
+    trained = getattr(recipe.tokenizer, "train", 32_000)
+    vocab = recipe.compact.vocab_size or int(trained)
+    explicit = recipe.design.shape
+    if explicit:
+        head_dim = explicit.head_dim or explicit.hidden // explicit.heads
+        numbers = explicit.model_dump() | {"head_dim": head_dim, "tied": explicit.tied is not False}
+        return Shape(family=recipe.family, vocab_size=vocab, **numbers)
+    # A square body of the budget's size: cost follows parameters, hardly their arrangement.
+    budget = recipe.design.max_params or 10_000_000
+    hidden = 64
+    while vocab * 2 * hidden + 8 * 12 * (2 * hidden) ** 2 <= budget:
+        hidden *= 2
+    layers = max(1, (budget - vocab * hidden) // (12 * hidden**2))
+    return Shape(
+        family=recipe.family, vocab_size=vocab, layers=layers, hidden=hidden,
+        heads=hidden // 32, kv_heads=hidden // 32, head_dim=32, ffn=8 * hidden // 3, tied=True,
+    )  # fmt: skip
+
+
+def _flops_per_s(store: Store) -> tuple[float, str]:
+    rates = []
+    for folder in sorted(store.folder.glob("train-*")):
+        try:
+            scores = Artifact(folder).scores
+            rates.append(scores["flops"].value / scores["loop_seconds"].value)
+        except (DamagedArtifact, KeyError, ZeroDivisionError):
+            continue
+    if rates:
+        return median(rates), f"at the {show_count(median(rates))}FLOP/s of earlier runs"
+    measured = load_device("this-machine").compute.fp32 / 2
+    return measured, f"at half of this machine's fp32 rate, {show_count(measured)}FLOP/s"

@@ -1,0 +1,57 @@
+"""What this machine computes with, found out without importing torch.
+
+These choices change numbers in the last digits, so they are part of a trained artifact's key.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pocketlm.units import GIB
+
+# Read by libraries as the process starts, so the command line starts itself again with them.
+PROCESS_SETTINGS = {
+    # glibc gives every large tensor back to the system and faults its pages in again: 1.3 x a step.
+    "MALLOC_MMAP_THRESHOLD_": str(4 * GIB),
+    "MALLOC_TRIM_THRESHOLD_": str(4 * GIB),
+    "MALLOC_TOP_PAD_": str(GIB),
+    # Waiting OpenMP threads spin by default, which on a busy machine makes two slower than one.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where tensors live and the arithmetic of a training step."""
+
+    device: str
+    """`cpu` or `cuda`, as torch names them."""
+    dtype: str
+    """`float32` or `bfloat16`; weights are float32 in either case."""
+
+
+def resolve_hardware(dtype: str = "auto") -> Hardware:
+    """This machine's device and, for `auto`, bfloat16 where it is computed in hardware."""
+    device = "cuda" if has_cuda() else "cpu"
+    if dtype == "auto":
+        dtype = "bfloat16" if device == "cuda" or has_bfloat16_cpu() else "float32"
+    return Hardware(device, dtype)
+
+
+def has_cuda() -> bool:
+    """True where an NVIDIA driver is loaded and the CUDA build of torch is installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        cuda_build = not version("torch").endswith("+cpu")
+    except PackageNotFoundError:
+        cuda_build = False
+    return cuda_build and Path("/dev/nvidiactl").exists()
+
+
+def has_bfloat16_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """True where the processor multiplies bfloat16 natively (AVX512-BF16 or AMX)."""
+    try:
+        flags = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # no Linux
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

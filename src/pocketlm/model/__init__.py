@@ -1,0 +1,1 @@
+"""What stages share about models: shapes, checkpoints, cost, starts, loss, timing."""

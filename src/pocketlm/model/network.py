@@ -1,0 +1,57 @@
+"""Config and tensors -> a transformers model, strictly."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pocketlm.errors import StageError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+_NOT_FOR_THE_CLASS = ("model_type", "dtype", "torch_dtype", "auto_map", "transformers_version")
+
+
+def build_network(
+    config: Mapping[str, Any],
+    tensors: Mapping[str, "torch.Tensor"],
+    *,
+    attention: str = "sdpa",
+) -> "PreTrainedModel":
+    """A transformers model holding copies of `tensors`, float32, in eval mode.
+
+    No weight is drawn first, so the global random state stays as it was. Raises `StageError`
+    unless every key and shape matches; only the head of a tied model may be absent.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    settings = {key: value for key, value in config.items() if key not in _NOT_FOR_THE_CLASS}
+    model_config = AutoConfig.for_model(config["model_type"], **settings)
+    # Modules are made on the real device: rotary frequencies are computed there and not stored.
+    with no_init_weights():
+        network = AutoModelForCausalLM.from_config(
+            model_config, dtype=torch.float32, attn_implementation=attention
+        )
+    network.tie_weights()
+    try:
+        keys = network.load_state_dict(dict(tensors), strict=False)
+    except RuntimeError as error:
+        raise StageError(f"weights do not fit their config: {_last_line(error)}") from None
+    missing = sorted(set(keys.missing_keys) - set(network.all_tied_weights_keys))
+    if missing or keys.unexpected_keys:
+        raise StageError(
+            f"weights do not fit their config: missing {_few(missing)}, "
+            f"left over {_few(sorted(keys.unexpected_keys))}"
+        )
+    return network.eval()
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1].strip()
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (", ".join(names[:3]) or "none") + more

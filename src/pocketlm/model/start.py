@@ -1,0 +1,86 @@
+"""First weights without a parent: random, by one of three schemes (paper, random initialisation).
+
+The paper compares them and recommends one constant deviation for all layers.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pocketlm.method import Method
+from pocketlm.model.child import Child
+from pocketlm.model.family import load_family, tensors_of
+from pocketlm.model.shape import Shape, config_with
+
+if TYPE_CHECKING:
+    import torch
+
+_STD = 0.02
+
+Start = Callable[[Mapping[str, Any], Shape, "torch.Generator"], Child]
+
+
+def base_config(
+    shape: Shape, *, max_positions: int, bos_id: int | None, eos_id: int | None
+) -> dict[str, Any]:
+    """The `config.json` of a model of `shape` that has no parent.
+
+    `max_positions`: longest context in tokens. Raises `ParentError` for an unknown family.
+    """
+    family = load_family(shape.family)
+    config = {
+        "architectures": [family.architecture],
+        "model_type": shape.family,
+        **family.fresh,
+        "max_position_embeddings": max_positions,
+        "bos_token_id": bos_id,
+        "eos_token_id": eos_id,
+    }
+    return config_with(config, shape)
+
+
+def constant(config: Mapping[str, Any], shape: Shape, rng: "torch.Generator") -> Child:
+    """N(0, 0.02^2) on every matrix, ones on norms."""
+    return _draw(config, shape, rng, residual_scale=lambda layer: 1.0)
+
+
+def gpt2(config: Mapping[str, Any], shape: Shape, rng: "torch.Generator") -> Child:
+    """As `constant`, but what writes to the residual stream has 0.02 / sqrt(2 * layers).
+
+    Each of the 2 * layers additions then adds an equal share of the stream's variance.
+    """
+    return _draw(config, shape, rng, residual_scale=lambda layer: (2 * shape.layers) ** -0.5)
+
+
+def depth_scaled(config: Mapping[str, Any], shape: Shape, rng: "torch.Generator") -> Child:
+    """As `constant`, but attention output and FFN down have 0.02 / sqrt(2 * (layer + 1))."""
+    return _draw(config, shape, rng, residual_scale=lambda layer: (2 * (layer + 1)) ** -0.5)
+
+
+STARTS: dict[str, Method[Start]] = {
+    "constant": Method(constant, paper="arXiv 2402.02791, random initialisation (recommended)"),
+    "gpt2": Method(gpt2, paper="Radford et al. 2019, section 2.3; arXiv 2402.02791"),
+    "depth-scaled": Method(depth_scaled, paper="InternLM (InternEvo); arXiv 2402.02791"),
+}
+
+
+def _draw(
+    config: Mapping[str, Any],
+    shape: Shape,
+    rng: "torch.Generator",
+    *,
+    residual_scale: Callable[[int], float],
+) -> Child:
+    import torch
+
+    tensors: dict[str, torch.Tensor] = {}
+    for placed in tensors_of(shape):
+        if len(placed.dims) == 1:
+            fill = 1.0 if placed.row.part == "norms" else 0.0  # any other vector is a bias
+            tensors[placed.name] = torch.full(placed.dims, fill)
+            continue
+        scale = 1.0
+        if placed.row.writes_residual and placed.layer is not None:
+            scale = residual_scale(placed.layer)
+        weight = torch.empty(placed.dims)
+        tensors[placed.name] = weight.normal_(0.0, _STD * scale, generator=rng)
+    return Child(config=config_with(config, shape), tensors=tensors)

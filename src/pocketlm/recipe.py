@@ -1,0 +1,237 @@
+"""A recipe: everything a run needs, complete before anything runs.
+
+TOML -> table -> changes -> frozen pydantic models, once. Unknown keys are errors that name the
+nearest key. Each field's docstring gives unit, range and source; `pocketlm new` and the docs table
+are generated from them.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from pocketlm.tables import Table, load_table
+
+
+class ParentRecipe(Table):
+    """A parent that is itself made by a recipe, first, in the same store."""
+
+    recipe: str
+    """Path of the parent's recipe, relative to this one."""
+
+
+class TrainTokenizer(Table):
+    """A tokenizer made for the corpus, for parents trained from nothing."""
+
+    train: int = Field(ge=257)
+    """Tokens of a byte-level BPE trained on the corpus's training part."""
+
+
+class CorpusTable(Table):
+    """The text: read once, split once, for every stage and every recipe alike."""
+
+    files: tuple[str, ...] = Field(min_length=1)
+    """Globs of .jsonl, .txt, .md, .rst, .py (each also .gz or .zst) or .parquet, relative to the
+    recipe; or `stdlib`, the sources and documentation of the running Python."""
+    text_field: str = "text"
+    """Column or key that holds the text in .jsonl and .parquet."""
+    max_bytes: int | None = Field(default=None, ge=1)
+    """Training text used at most, UTF-8 bytes; the held-out part is never cut. Default: all."""
+
+
+class CompactTable(Table):
+    """Stage 1: a vocabulary of the right size (paper, compact tokenizer)."""
+
+    vocab_size: int | None = Field(default=None, ge=1)
+    """Tokens to keep. Default: all of the parent's."""
+    select: str = "usage"
+    """Which tokens stay: a name of SELECTORS."""
+    keep: tuple[str, ...] = ()
+    """Texts whose tokens stay whatever their count, such as role words of a chat."""
+
+
+class ShapeTable(Table):
+    """An architecture in numbers, without the vocabulary (stage 1 sets that)."""
+
+    layers: int = Field(ge=1)
+    """Transformer layers."""
+    hidden: int = Field(ge=8)
+    """Width of the residual stream."""
+    heads: int = Field(ge=1)
+    """Query heads."""
+    kv_heads: int = Field(ge=1)
+    """Key/value heads; divides `heads`."""
+    ffn: int = Field(ge=8)
+    """Width inside the feed-forward layer."""
+    head_dim: int | None = Field(default=None, ge=2)
+    """Width of one head. Default: the parent's, else hidden / heads."""
+    tied: bool | None = None
+    """One matrix for embedding and head. Default: the parent's, else true."""
+
+
+class DesignTable(Table):
+    """Stage 2: the best shape for the budget (paper, architecture tweak)."""
+
+    max_params: int | None = Field(default=None, ge=1)
+    """Parameters at most, embeddings counted once if tied."""
+    shape: ShapeTable | None = None
+    """An explicit shape instead of a budget."""
+    rank: str = "deep-first"
+    """How legal shapes are ordered: a name of RANKERS."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "DesignTable":
+        if self.max_params is not None and self.shape is not None:
+            raise ValueError("give max_params or shape, not both")
+        return self
+
+
+class InheritTable(Table):
+    """Stage 3: the child's first weights (paper, parameter inheritance)."""
+
+    start: str = "parent"
+    """`parent` cuts the child out of the parent; else a name of STARTS (random weights). A recipe
+    without a parent starts from `constant` unless it says otherwise."""
+    layers: str = "ends"
+    """Which layers stay: a name of LAYER_PICKS."""
+    neurons: str = "l2"
+    """How heads, FFN neurons and hidden channels are scored: a name of NEURON_SCORES."""
+
+
+class TrainTable(Table):
+    """Stage 4: multiple-round training (paper, section on model optimization)."""
+
+    rounds: int = Field(default=2, ge=0)
+    """Passes of training; 0 leaves the child as inherited."""
+    keep_fraction: float = Field(default=0.5, gt=0, le=1)
+    """Share of the blocks that each later round reads again (paper: 0.5)."""
+    resample: str = "softmax-loss"
+    """How later rounds choose their blocks: a name of RESAMPLERS."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Divides the losses before exp; 1 is the paper's, smaller makes the choice bite."""
+    seq_len: int = Field(default=256, ge=8)
+    """Tokens of a block."""
+    batch_tokens: int = Field(default=4096, ge=8)
+    """Tokens of a step; at least one block."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak rate. Default: the step law at this N and D, at most 3e-3 (docs/4-train.md)."""
+    schedule: str = "linear"
+    """Shape of the rate over all rounds together: a name of SCHEDULES."""
+    warmup_fraction: float = Field(default=0.02, ge=0, le=0.5)
+    """Share of the steps that ramp up (paper's release: 0.03)."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """AdamW's, on matrices only (paper: 0.1)."""
+    clip: float = Field(default=1.0, gt=0)
+    """Largest gradient norm (paper's release: 1.0)."""
+    checkpoint_seconds: float = Field(default=60.0, gt=0)
+    """Seconds between checkpoints; changes no number."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the step; masters stay float32. `auto`: bfloat16 where the machine has it."""
+    engine: Literal["local"] = "local"
+    """Who runs the steps."""
+
+    @model_validator(mode="after")
+    def _block_fits_batch(self) -> "TrainTable":
+        if self.batch_tokens < self.seq_len:
+            raise ValueError(f"batch_tokens is below one block of seq_len = {self.seq_len}")
+        return self
+
+
+class EvaluateTable(Table):
+    """Stage 5: parent against child on held-out text and on this machine."""
+
+    max_bytes: int = Field(default=1_000_000, ge=1)
+    """Held-out text scored at most, UTF-8 bytes; documents are taken in the order of their hash."""
+    speed_tokens: int = Field(default=64, ge=0)
+    """Prompt length and new tokens of the speed test; 0 leaves it out."""
+    prompt: str = ""
+    """Beginning of the printed samples. Default: the first words of a held-out document."""
+    sample_tokens: int = Field(default=80, ge=0)
+    """Tokens of the printed samples, greedy."""
+
+
+class ExportTable(Table):
+    """Stage 6: files that run on devices, each verified."""
+
+    formats: tuple[str, ...] = ("huggingface",)
+    """Names of FORMATS."""
+
+
+class Recipe(Table):
+    """One run, whole. `family` and `tokenizer` matter only where no parent gives them."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run: its folder under OUT/runs."""
+    seed: int = Field(default=0, ge=0)
+    """Root of all randomness; every draw names its own branch."""
+    parent: str | ParentRecipe | None = None
+    """Model folder, or { recipe = "..." }. Without one the child starts from random weights."""
+    family: str = "llama"
+    """Model family of a child without a parent: a file of model/families."""
+    tokenizer: str | TrainTokenizer | None = None
+    """tokenizer.json, SentencePiece .model or folder; or { train = N }. Default: the parent's."""
+    device: str = "this-machine"
+    """Device profile the child is meant for: a file of devices/."""
+    corpus: CorpusTable
+    """The text."""
+    compact: CompactTable = CompactTable()
+    """Stage 1."""
+    design: DesignTable = DesignTable()
+    """Stage 2. Without a parent it needs max_params or a shape; with one the default is the
+    parent's own shape."""
+    inherit: InheritTable = InheritTable()
+    """Stage 3."""
+    train: TrainTable = TrainTable()
+    """Stage 4."""
+    evaluate: EvaluateTable = EvaluateTable()
+    """Stage 5."""
+    export: ExportTable = ExportTable()
+    """Stage 6."""
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> "Recipe":
+        if self.parent is None:
+            if self.tokenizer is None:
+                raise ValueError("without a parent a recipe needs a tokenizer")
+            if self.design.max_params is None and self.design.shape is None:
+                raise ValueError("without a parent, [design] needs max_params or a shape")
+        elif self.tokenizer is not None:
+            raise ValueError("tokenizer is the parent's; give parent or tokenizer, not both")
+        return self
+
+    @property
+    def start(self) -> str:
+        """How the child's weights begin: `parent`, or a name of STARTS."""
+        no_parent = self.parent is None and self.inherit.start == "parent"
+        return "constant" if no_parent else self.inherit.start
+
+
+def load_recipe(path: str | Path, *, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe, apply `changes` (dotted key -> value), make every path absolute.
+
+    Raises `RecipeError`, one line: file, key, what was given, what is accepted.
+    """
+    path = Path(path)
+    recipe = load_table(Recipe, path, changes=changes)
+    return _absolute(recipe, path.resolve().parent)
+
+
+def _absolute(recipe: Recipe, base: Path) -> Recipe:
+    """Paths in a recipe are relative to its own folder, so it works from anywhere."""
+
+    def anchor(path: str) -> str:
+        return str((base / Path(path).expanduser()).absolute())
+
+    update: dict[str, Any] = {
+        "corpus": recipe.corpus.model_copy(
+            update={"files": tuple(f if f == "stdlib" else anchor(f) for f in recipe.corpus.files)}
+        )
+    }
+    if isinstance(recipe.parent, ParentRecipe):
+        update["parent"] = ParentRecipe(recipe=anchor(recipe.parent.recipe))
+    elif recipe.parent is not None:
+        update["parent"] = anchor(recipe.parent)
+    if isinstance(recipe.tokenizer, str):
+        update["tokenizer"] = anchor(recipe.tokenizer)
+    return recipe.model_copy(update=update)

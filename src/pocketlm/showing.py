@@ -1,0 +1,103 @@
+"""What `pocketlm show` and `pocketlm new` print: runs, recipes, devices, methods, a starter."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pocketlm.choices import CHOICES
+from pocketlm.device import list_devices, load_device, predict_decode_tokens_per_s
+from pocketlm.errors import RecipeError
+from pocketlm.pipeline import open_run
+from pocketlm.recipe import Recipe, load_recipe
+from pocketlm.summary import as_toml, headline
+from pocketlm.tables import Table
+from pocketlm.units import MB
+
+Shown = tuple[dict[str, Any], list[str]]
+
+
+def show(what: str, *, out: Path) -> Shown:
+    """The object as a JSON table and as lines: `methods`, a device, a recipe file, or a run."""
+    if what == "methods":
+        return _methods()
+    if what in list_devices():
+        return _device(what)
+    if Path(what).suffix == ".toml":
+        recipe = load_recipe(what)
+        return recipe.model_dump(mode="json"), as_toml(recipe).splitlines()
+    try:
+        return _run(what, out)
+    except RecipeError as error:
+        devices = ", ".join(list_devices())
+        raise RecipeError(f"{error}; devices: {devices}; or give a .toml, or `methods`") from None
+
+
+def starter_recipe(
+    name: str, parent: str, corpus: str, *, device: str, max_params: int | None
+) -> str:
+    """A recipe with every key as a comment: its default and its docstring.
+
+    Raises `RecipeError` for an unknown device.
+    """
+    load_device(device)
+    given = {"name": name, "parent": parent, "device": device}
+    if max_params is not None:
+        given["max_params"] = max_params  # type: ignore[assignment]  # written as a number
+    lines = [f"# pocketlm recipe. Run it: pocketlm make {name}.toml"]
+    tables = {}
+    for key, field in Recipe.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Table):
+            tables[key] = field.annotation
+        else:
+            lines += _commented(key, field, given)
+    for table, model in tables.items():
+        lines += ["", f"[{table}]  # {(model.__doc__ or '').splitlines()[0]}"]
+        for key, field in model.model_fields.items():
+            lines += _commented(key, field, {"files": [corpus], **given} if key != "name" else {})
+    return "\n".join(lines) + "\n"
+
+
+def _commented(key: str, field: Any, given: Mapping[str, Any]) -> list[str]:
+    import json
+
+    text = " ".join((field.description or "").split())
+    if key in given:
+        return [f"{key} = {json.dumps(given[key])}  # {text}"]
+    default = "" if field.default is None else json.dumps(field.default)
+    return [f"# {key} = {default}  # {text}"]
+
+
+def _methods() -> Shown:
+    table = {k: {name: m.paper for name, m in v.items()} for k, v in CHOICES.items()}
+    lines = []
+    for key, entries in CHOICES.items():
+        lines.append(key)
+        for name, method in entries.items():
+            says = (method.function.__doc__ or "").strip().splitlines()[0]
+            lines.append(f"  {name:<14} {says}  ({method.paper})")
+    return table, lines
+
+
+def _device(name: str) -> Shown:
+    device = load_device(name)
+    table = device.model_dump(mode="json")
+    example = 100 * MB
+    speed = predict_decode_tokens_per_s(device, example)
+    lines = [f"{key:<26} {value}" for key, value in table.items() if key != "sources"]
+    lines.append(
+        f"{'decode, 100 MB of weights':<26} at most {speed:.0f} tokens/s (bandwidth bound)"
+    )
+    lines += [f"source: {s.of}: {s.text} ({s.how})" for s in device.sources]
+    return table, lines
+
+
+def _run(name: str, out: Path) -> Shown:
+    run = open_run(name, out=out)
+    table = {key: {"value": s.value, "unit": s.unit} for key, s in run.scores.items()}
+    lines = [f"{run.name}  {run.folder}"]
+    lines += [f"  {stage:<9} {artifact.folder.name}" for stage, artifact in run.artifacts.items()]
+    if "evaluate" in run.artifacts:
+        lines += ["", f"{'':<18} {'parent':<24} child"]
+        lines += [f"{q:<18} {parent:<24} {child}" for q, parent, child in headline(run)]
+    lines += [""] + [f"{key:<36} {s.value:<12.6g} {s.unit}" for key, s in run.scores.items()]
+    return table, lines

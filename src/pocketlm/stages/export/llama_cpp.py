@@ -1,0 +1,137 @@
+"""The real llama.cpp, in a process of its own: what it reads and what it writes.
+
+The process runs llama.cpp's server (package `xllamacpp`, part of the gguf extra) on the loopback
+interface, so its native logs, threads and crashes stay out of ours.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pocketlm.errors import StageError
+
+_PROGRAM = "from pocketlm.stages.export.llama_cpp import main; main()"
+_LONGEST_S = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to ask of one file."""
+
+    model: str
+    prompts: list[list[int]]
+    new_tokens: int
+    texts: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What llama.cpp made of it."""
+
+    continuations: list[list[int]]
+    """Greedy tokens after each prompt, the end token included where one was picked."""
+    ids: list[list[int] | None]
+    """Tokens of each text without any added; None where llama.cpp failed on the text."""
+    framed_ids: list[list[int] | None]
+    """The same with the tokens llama.cpp itself adds."""
+    load_s: float
+    decode_tokens_per_s: float
+
+
+def has_llama_cpp() -> bool:
+    """Whether `xllamacpp` is installed."""
+    return find_spec("xllamacpp") is not None
+
+
+def ask_llama_cpp(job: Job) -> Answer:
+    """Run `job` in a fresh process; raises `StageError` when llama.cpp cannot load the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "answer.json"
+        done = subprocess.run(
+            [sys.executable, "-c", _PROGRAM, str(result)],
+            input=json.dumps(asdict(job)),
+            capture_output=True,
+            text=True,
+            timeout=_LONGEST_S,
+            check=False,
+        )
+        if done.returncode != 0 or not result.exists():
+            last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+            raise StageError(f"export: llama.cpp does not run {Path(job.model).name}: {last}")
+        answer = json.loads(result.read_text(encoding="utf-8"))
+    return Answer(**answer)
+
+
+def main() -> None:
+    """The other process: a job on standard input, the answer to the file named as argument."""
+    job = Job(**json.load(sys.stdin))
+    started = time.perf_counter()
+    server = _server(job)
+    load_s = time.perf_counter() - started
+    written = [_complete(server, prompt, job.new_tokens) for prompt in job.prompts]
+    seconds = sum(reply["timings"]["predicted_ms"] for reply in written) / 1000
+    answer = Answer(
+        continuations=[reply["tokens"] for reply in written],
+        ids=[_tokenize(server, text, add_special=False) for text in job.texts],
+        framed_ids=[_tokenize(server, text, add_special=True) for text in job.texts],
+        load_s=load_s,
+        decode_tokens_per_s=sum(r["timings"]["predicted_n"] for r in written) / seconds,
+    )
+    Path(sys.argv[1]).write_text(json.dumps(asdict(answer)), encoding="utf-8")
+
+
+def _server(job: Job) -> Any:
+    """One sequence at a time on one CPU thread, keys and values in float32."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = job.model
+    params.n_ctx = max(map(len, job.prompts), default=0) + job.new_tokens + 1
+    params.n_parallel, params.n_gpu_layers = 1, 0
+    # With more threads tiny matrices wait for each other, on a busy machine 1,000 times longer.
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.warmup = params.ui = params.fit_params = False
+    params.verbosity = 0
+    return xllamacpp.Server(params)
+
+
+def _complete(server: Any, prompt: Sequence[int], new_tokens: int) -> dict[str, Any]:
+    body = {
+        "prompt": list(prompt),
+        "n_predict": new_tokens,
+        "samplers": ["top_k"],
+        "top_k": 1,
+        "return_tokens": True,
+        "cache_prompt": False,
+    }
+    return _post(server, "/completion", body)
+
+
+def _tokenize(server: Any, text: str, *, add_special: bool) -> list[int] | None:
+    body = {"content": text, "add_special": add_special, "parse_special": False}
+    try:
+        tokens: list[int] = _post(server, "/tokenize", body)["tokens"]
+    except urllib.error.HTTPError:
+        return None
+    return tokens
+
+
+def _post(server: Any, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    # No proxy: the server listens on this machine only.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    headers = {"Content-Type": "application/json"}
+    data = json.dumps(body).encode()
+    request = urllib.request.Request(server.listening_address + path, data, headers)
+    with opener.open(request) as reply:
+        parsed: dict[str, Any] = json.load(reply)
+    return parsed

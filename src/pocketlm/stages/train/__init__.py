@@ -1,0 +1,84 @@
+"""Stage 4, train: read everything once, then what the child still finds hard.
+
+Paper, multiple-round training: after a pass over the corpus the frozen child scores every block,
+blocks are drawn without replacement with p proportional to exp(loss), and the next round reads
+those. Two rounds with half of the blocks in the second are the paper's choice.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pocketlm.corpus.blocks import Blocks
+from pocketlm.errors import CorpusError
+from pocketlm.method import pick
+from pocketlm.model.child import Child
+from pocketlm.progress import SILENT, Progress
+from pocketlm.recipe import TrainTable
+from pocketlm.stages.train.resample import RESAMPLERS, effective_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A child after all rounds, and how it got there."""
+
+    child: Child
+    log: tuple[dict[str, float], ...]
+    """One row every few steps: step, round, tokens, loss (nats per token), rate, grad_norm,
+    seconds."""
+    ledger_N: "np.ndarray[Any, np.dtype[np.float32]]"
+    """Loss of each block when it was last trained on, nats per token; NaN where never."""
+    effective_sizes: tuple[float, ...]
+    """Per later round: 1 / sum p^2 of the drawing distribution, in blocks; near N means the draw
+    was close to uniform."""
+    num_skipped: int
+    """Steps left out because loss or gradient was not finite."""
+
+
+def train(
+    child: Child,
+    blocks: Blocks,
+    *,
+    rng: np.random.Generator,
+    checkpoints: Path | None = None,
+    progress: Progress = SILENT,
+    **settings: Any,
+) -> Trained:
+    """Train `child` on `blocks` for `rounds` rounds; `settings` are the keys of `[train]`.
+
+    With `checkpoints` a killed call continues where it was, to the same bits on the same machine.
+    Raises `Interrupted` after a signal (checkpoint written), `CorpusError` if there is not one
+    block, `StageError` if the loss stays non-finite.
+    """
+    from pocketlm.stages.train.loop import Learner
+
+    table = TrainTable(**settings)
+    num_blocks = len(blocks)
+    if not num_blocks:
+        raise CorpusError(
+            f"[train] seq_len = {blocks.seq_len}: the training text has only "
+            f"{len(blocks.tokens)} tokens, not one block; give more text or shorter blocks"
+        )
+    draw = pick(RESAMPLERS, table.resample, "[train] resample")
+    seeds = [int(seed) for seed in rng.integers(2**63, size=2 * table.rounds)]
+    later = max(1, round(table.keep_fraction * num_blocks))
+    learner = Learner(child, blocks, table, [num_blocks] + [later] * (table.rounds - 1))
+    learner.resume(checkpoints)
+    sizes = []
+    for number in range(table.rounds):
+        chosen_K = np.arange(num_blocks)
+        if number:
+            loss_N = learner.score(number, progress) / table.temperature
+            sizes.append(effective_size(loss_N))
+            draw_rng = np.random.default_rng(seeds[2 * number])
+            chosen_K = draw(loss_N, num_drawn=later, rng=draw_rng)
+        learner.run_round(number, chosen_K, key=seeds[2 * number + 1], progress=progress)
+    return Trained(
+        child=learner.child(),
+        log=tuple(learner.log),
+        ledger_N=learner.ledger_N,
+        effective_sizes=tuple(sizes),
+        num_skipped=learner.num_skipped,
+    )

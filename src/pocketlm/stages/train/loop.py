@@ -1,0 +1,213 @@
+"""The loop: one round after another over numbered blocks, resumable to the bit.
+
+A step is `batch of blocks -> loss of each block -> update`. The order is a keyed permutation, so
+position p of round r is the same block on every machine and after every kill. The ledger is one
+slot a block, written by number, so repeating a step after a resume changes nothing.
+"""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pocketlm.corpus.blocks import Blocks, IntArray, shuffled
+from pocketlm.errors import Interrupted, StageError
+from pocketlm.hardware import resolve_hardware
+from pocketlm.method import pick
+from pocketlm.model.child import Child
+from pocketlm.model.loss import block_losses
+from pocketlm.progress import Progress
+from pocketlm.recipe import TrainTable
+from pocketlm.stages.train.checkpoint import Checkpoint, load_newest, save_checkpoint
+from pocketlm.stages.train.optim import adamw, optimizer_tensors, restore_optimizer
+from pocketlm.stages.train.schedule import SCHEDULES, default_rate
+from pocketlm.stages.train.signals import stop_requested
+
+Scores = np.ndarray[Any, np.dtype[np.float32]]
+
+_MAX_SKIPPED = 20
+_LOG_ROWS = 400
+
+
+class Learner:
+    """A child being trained: network, optimizer, ledger, and where it stands."""
+
+    def __init__(
+        self, child: Child, blocks: Blocks, table: TrainTable, round_sizes: list[int]
+    ) -> None:
+        hardware = resolve_hardware(table.dtype)
+        self._device = torch.device(hardware.device)
+        self._dtype = getattr(torch, hardware.dtype)
+        # On CPU plain matmuls beat the fused kernel at these lengths, in training only.
+        attention = "eager" if hardware.device == "cpu" and blocks.seq_len <= 512 else "sdpa"
+        self._network = child.network(attention=attention).to(self._device).train()
+        self._config = child.config
+        self._blocks, self._table = blocks, table
+        self._batch_size = table.batch_tokens // table.seq_len
+        steps = [math.ceil(size / self._batch_size) for size in round_sizes]
+        self._first_step = [sum(steps[:r]) for r in range(len(steps) + 1)]
+        self._log_every = max(1, sum(steps) // _LOG_ROWS)
+        num_params = sum(p.numel() for p in self._network.parameters())
+        self._peak_rate = table.learning_rate or default_rate(
+            num_params, sum(round_sizes) * table.seq_len
+        )
+        self._decay = pick(SCHEDULES, table.schedule, "[train] schedule")
+        self._optimizer = adamw(self._network, weight_decay=table.weight_decay)
+        self._checkpoints: Path | None = None
+        self._scores_by_round: dict[int, Scores] = {}
+        self._step, self._tokens = 0, 0
+        self._seconds = 0.0
+        self.num_skipped = 0
+        self.ledger_N = np.full(len(blocks), np.nan, np.float32)
+        self.log: list[dict[str, float]] = []
+
+    def resume(self, checkpoints: Path | None) -> None:
+        """Continue from the newest intact checkpoint under `checkpoints`, if there is one."""
+        self._checkpoints = checkpoints
+        if checkpoints is None:
+            return
+        found, _ = load_newest(checkpoints)
+        if found is None:
+            return
+        tensors, state = dict(found.tensors), found.state
+        self.ledger_N = tensors.pop("ledger").numpy()
+        for name in [name for name in tensors if name.startswith("scores.")]:
+            self._scores_by_round[int(name.removeprefix("scores."))] = tensors.pop(name).numpy()
+        with torch.no_grad():
+            for name, parameter in self._network.named_parameters():
+                parameter.copy_(tensors.pop(f"model.{name}"))
+        restore_optimizer(self._optimizer, self._network, tensors, state["step"] - state["skipped"])
+        self._step, self._tokens = state["step"], state["tokens"]
+        self._seconds, self.log = state["seconds"], state["log"]
+        self.num_skipped = state["skipped"]
+
+    def run_round(self, number: int, chosen_K: IntArray, *, key: int, progress: Progress) -> None:
+        """Train once on the chosen blocks, in the keyed order of this round."""
+        first, last = self._first_step[number], self._first_step[number + 1]
+        pending: list[tuple[float, float]] = []
+        started, saved = time.monotonic() - self._seconds, time.monotonic()
+        label = f"train, round {number + 1} of {self._table.rounds}"
+        with progress.task(label, last - first, "step") as advance, stop_requested() as stop:
+            advance(max(0, min(self._step, last) - first))
+            while self._step < last:
+                position_B = np.arange(
+                    (self._step - first) * self._batch_size,
+                    min((self._step - first + 1) * self._batch_size, chosen_K.size),
+                )
+                block_B = chosen_K[shuffled(position_B, size=chosen_K.size, key=key)]
+                pending.append(self._update(block_B))
+                self._step += 1
+                self._tokens += block_B.size * self._table.seq_len
+                self._seconds = time.monotonic() - started
+                boundary = self._step % self._log_every == 0 or self._step == last
+                if boundary:
+                    self._write_row(number, pending)
+                    pending.clear()
+                advance(1, f"loss {self.log[-1]['loss']:.3f}" if self.log else "")
+                due = time.monotonic() - saved > self._table.checkpoint_seconds
+                if boundary and (stop() or due):
+                    self._save()
+                    saved = time.monotonic()
+                if boundary and stop():
+                    raise Interrupted(f"stopped at step {self._step}; the same command resumes")
+
+    def score(self, number: int, progress: Progress) -> Scores:
+        """Loss of every block under the child as it stands before round `number` (frozen)."""
+        if number in self._scores_by_round:  # resumed: the weights have moved on since
+            return self._scores_by_round[number]
+        scores_N = np.empty(len(self._blocks), np.float32)
+        self._network.eval()
+        with (
+            progress.task("score blocks", len(self._blocks), "block") as advance,
+            torch.inference_mode(),
+        ):
+            for start in range(0, len(self._blocks), 2 * self._batch_size):
+                block_B = np.arange(start, min(start + 2 * self._batch_size, len(self._blocks)))
+                scores_N[block_B] = self._losses(block_B).cpu().numpy()
+                advance(block_B.size)
+        self._network.train()
+        if not np.isfinite(scores_N).all():
+            raise StageError(f"the child's loss is not finite on {(~np.isfinite(scores_N)).sum()} "
+                             "blocks after a round; lower learning_rate")  # fmt: skip
+        self._scores_by_round[number] = scores_N
+        self._save()
+        return scores_N
+
+    def child(self) -> Child:
+        """The weights as they are now."""
+        tensors = {
+            name: parameter.detach().cpu().clone()
+            for name, parameter in self._network.named_parameters()
+        }
+        return Child(config=self._config, tensors=tensors)
+
+    def _update(self, block_B: IntArray) -> tuple[float, float]:
+        """One optimizer step; returns mean loss and gradient norm, NaN if the step was skipped."""
+        rate = self._peak_rate * self._rate_share()
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        losses_B = self._losses(block_B)
+        loss = losses_B.mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._table.clip)
+        loss_value, norm_value = loss.item(), norm.item()
+        if math.isfinite(loss_value) and math.isfinite(norm_value):
+            self._optimizer.step()
+            self.ledger_N[block_B] = losses_B.detach().cpu().numpy()
+        else:
+            self.num_skipped += 1
+            if self.num_skipped > _MAX_SKIPPED:
+                raise StageError(
+                    f"step {self._step}: loss {loss_value} for the {self.num_skipped}th time "
+                    f"(blocks {block_B[:4].tolist()}...); lower learning_rate"
+                )
+        self._optimizer.zero_grad(set_to_none=True)
+        return loss_value, norm_value
+
+    def _losses(self, block_B: IntArray) -> torch.Tensor:
+        ids_BT1 = torch.from_numpy(self._blocks.batch(block_B)).to(self._device)
+        with torch.autocast(
+            self._device.type, dtype=torch.bfloat16, enabled=self._dtype is torch.bfloat16
+        ):
+            return block_losses(self._network, ids_BT1)
+
+    def _rate_share(self) -> float:
+        total = self._first_step[-1]
+        warmup = max(1, round(self._table.warmup_fraction * total))
+        if self._step < warmup:
+            return (self._step + 1) / warmup
+        return float(self._decay((self._step - warmup) / max(1, total - warmup)))
+
+    def _write_row(self, number: int, pending: list[tuple[float, float]]) -> None:
+        losses, norms = np.array(pending).T
+        finite = losses[np.isfinite(losses)]
+        row: dict[str, float] = {
+            "step": self._step,
+            "round": number + 1,
+            "tokens": self._tokens,
+            "rate": self._optimizer.param_groups[0]["lr"],
+            "seconds": round(self._seconds, 3),
+            "loss": float(finite.mean()) if finite.size else 0.0,
+            "grad_norm": float(np.nanmax(norms)) if np.isfinite(norms).any() else 0.0,
+        }
+        self.log.append(row)
+
+    def _save(self) -> None:
+        if self._checkpoints is None:
+            return
+        tensors = {f"model.{n}": p.detach().cpu() for n, p in self._network.named_parameters()}
+        tensors |= optimizer_tensors(self._optimizer, self._network)
+        tensors["ledger"] = torch.from_numpy(self.ledger_N)
+        for number, scores_N in self._scores_by_round.items():
+            tensors[f"scores.{number}"] = torch.from_numpy(scores_N)
+        state = {
+            "step": self._step,
+            "tokens": self._tokens,
+            "seconds": self._seconds,
+            "skipped": self.num_skipped,
+            "log": self.log,
+        }
+        save_checkpoint(self._checkpoints, self._step, Checkpoint(tensors, state))

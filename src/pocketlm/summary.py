@@ -1,0 +1,192 @@
+"""What a run has to say, gathered from its artifacts: the report's data and the screen's table."""
+
+import json
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pocketlm.artifact import Artifact, Score
+from pocketlm.errors import DamagedArtifact
+from pocketlm.model.cost import params_by_part
+from pocketlm.model.shape import Shape
+from pocketlm.pipeline import Run
+from pocketlm.recipe import Recipe
+from pocketlm.run_report import (
+    CoveragePoint,
+    ExportedFile,
+    Interval,
+    LossPoint,
+    RunReport,
+    Side,
+    StageLine,
+)
+from pocketlm.units import show_bytes, show_count
+
+Row = tuple[str, str, str]
+
+
+def describe(run: Run) -> RunReport:
+    """Everything the report of a finished run shows."""
+    made, scores = run.artifacts, run.scores
+    log = _read(made["train"], "log.json")
+    samples = _read(made["evaluate"], "samples.json")
+    parent = None
+    if "parent.params" in scores:
+        vocab = int(scores["compact.parent_vocab_size"].value)
+        parent = _side("parent", scores, vocab, _parent_parts(run), samples)
+    parts = {part: int(scores[f"design.{part}.params"].value) for part in _parts_of(scores)}
+    child_vocab = int(scores["compact.vocab_size"].value)
+    return RunReport(
+        name=run.name,
+        lineage=_lineage(run),
+        child=_side("child", scores, child_vocab, parts, samples),
+        parent=parent,
+        difference=_interval("difference.bits_per_byte", scores),
+        curve=tuple(CoveragePoint(**point) for point in _read(made["compact"], "curve.json")),
+        losses=tuple(LossPoint(int(r["tokens"]), r["loss"], r["rate"]) for r in log),
+        round_starts=_round_starts(log),
+        exported=tuple(
+            ExportedFile(f["format"], f["num_bytes"], f["verified"])
+            for f in _read(made["export"], "files.json")
+        ),
+        prompt=_read(made["evaluate"], "prompt.json"),
+        stages=tuple(
+            StageLine(stage, a.manifest["seconds"], a.manifest["key"], stage in run.reused)
+            for stage, a in made.items()
+        ),
+        recipe_toml=as_toml(run.recipe),
+    )
+
+
+def headline(run: Run) -> list[Row]:
+    """Rows of quantity, parent, child: what the screen shows at the end of `make`."""
+    scores = run.scores
+    rows = [
+        ("parameters", _one(scores, "parent.params", show_count),
+         _one(scores, "child.params", show_count)),
+        ("bytes", _one(scores, "parent.bytes", show_bytes),
+         _one(scores, "child.bytes", show_bytes)),
+        ("vocabulary", _one(scores, "compact.parent_vocab_size", show_count),
+         _one(scores, "compact.vocab_size", show_count)),
+        ("bits per byte", _with_range(scores, "parent.bits_per_byte"),
+         _with_range(scores, "child.bits_per_byte")),
+        ("  child - parent", "", _with_range(scores, "difference.bits_per_byte", sign=True)),
+        ("prefill tokens/s", _one(scores, "parent.prefill_tokens_per_s", show_count),
+         _one(scores, "child.prefill_tokens_per_s", show_count)),
+        ("decode tokens/s", _one(scores, "parent.decode_tokens_per_s", show_count),
+         _one(scores, "child.decode_tokens_per_s", show_count)),
+    ]  # fmt: skip
+    unknown = scores.get("child.unknown_share")
+    if unknown and unknown.value > 0:
+        own = _one(scores, "parent.unknown_share", lambda v: f"{v:.2%}")
+        rows.append(("text lost to <unk>", own, f"{unknown.value:.2%}"))
+    return [row for row in rows if row[1] or row[2]]
+
+
+def samples(run: Run) -> dict[str, str]:
+    """The prompt under `prompt`, then each model's continuation by its name."""
+    made = run.artifacts["evaluate"]
+    return {"prompt": _read(made, "prompt.json"), **_read(made, "samples.json")}
+
+
+def as_toml(recipe: Recipe) -> str:
+    """The complete recipe, defaults included, as TOML."""
+    table = recipe.model_dump(mode="json", exclude_none=True)
+    flat = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    lines = [f"{key} = {_toml(value)}" for key, value in flat.items()]
+    for name, inner in table.items():
+        if isinstance(inner, dict):
+            lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in inner.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(v)}" for key, v in value.items()) + " }"
+    return json.dumps(value, ensure_ascii=False)  # numbers, text, booleans and lists read alike
+
+
+def _side(
+    who: str,
+    scores: Mapping[str, Score],
+    vocab_size: int,
+    parts: Mapping[str, int],
+    samples: Mapping[str, str],
+) -> Side:
+    return Side(
+        params=int(scores[f"{who}.params"].value),
+        num_bytes=int(scores[f"{who}.bytes"].value),
+        vocab_size=vocab_size,
+        tokens_per_byte=scores[f"{who}.tokens_per_byte"].value,
+        bits_per_byte=_interval(f"{who}.bits_per_byte", scores),
+        prefill_tokens_per_s=_value(scores, f"{who}.prefill_tokens_per_s"),
+        decode_tokens_per_s=_value(scores, f"{who}.decode_tokens_per_s"),
+        params_by_part=parts,
+        sample=samples.get(who, ""),
+    )
+
+
+def _lineage(run: Run) -> list[str]:
+    shape = Shape(**_read(run.artifacts["design"], "shape.json"))
+    parent = run.recipe.parent
+    source = "no parent: random weights" if parent is None else _parent_name(run.recipe)
+    corpus = ", ".join(Path(pattern).name for pattern in run.recipe.corpus.files)
+    versions = run.artifacts["train"].manifest["versions"]
+    return [
+        f"parent: {source}",
+        f"child: {shape}",
+        f"start: {run.recipe.start}; {run.recipe.train.rounds} rounds on {corpus}",
+        f"meant for: {run.recipe.device}",
+        "made with " + ", ".join(f"{name} {number}" for name, number in versions.items()),
+    ]
+
+
+def _parent_name(recipe: Recipe) -> str:
+    return Path(getattr(recipe.parent, "recipe", str(recipe.parent))).stem
+
+
+def _parent_parts(run: Run) -> dict[str, int]:
+    shape = _read(run.artifacts["design"], "parent_shape.json")
+    return {str(k): n for k, n in params_by_part(Shape(**shape)).items()} if shape else {}
+
+
+def _parts_of(scores: Mapping[str, Score]) -> list[str]:
+    names = [name.split(".") for name in scores if name.startswith("design.")]
+    return [name[1] for name in names if len(name) == 3 and name[2] == "params"]
+
+
+def _round_starts(log: list[dict[str, float]]) -> tuple[int, ...]:
+    return tuple(
+        int(before["tokens"]) for before, row in pairwise(log) if row["round"] > before["round"]
+    )
+
+
+def _interval(name: str, scores: Mapping[str, Score]) -> Interval | None:
+    if name not in scores:
+        return None
+    ends = (scores[f"{name}{end}"].value for end in ("", "_low", "_high"))
+    return Interval(*ends)
+
+
+def _value(scores: Mapping[str, Score], name: str) -> float | None:
+    return scores[name].value if name in scores else None
+
+
+def _one(scores: Mapping[str, Score], name: str, show: Any) -> str:
+    return show(scores[name].value) if name in scores else ""
+
+
+def _with_range(scores: Mapping[str, Score], name: str, *, sign: bool = False) -> str:
+    found = _interval(name, scores)
+    if found is None:
+        return ""
+    form = "+.3f" if sign else ".3f"
+    return f"{found.value:{form}}  [{found.low:{form}}, {found.high:{form}}]"
+
+
+def _read(artifact: Artifact, name: str) -> Any:
+    try:
+        return json.loads(artifact.path(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DamagedArtifact(f"{artifact.path(name)}: cannot be read ({error})") from None

@@ -1,0 +1,94 @@
+"""The report of a run: what it says, and what it leaves out when there is nothing to say."""
+
+import dataclasses
+
+import pytest
+
+from pocketlm.run_report import (
+    CoveragePoint,
+    ExportedFile,
+    Interval,
+    LossPoint,
+    RunReport,
+    Side,
+    StageLine,
+    run_report,
+    verdict,
+)
+
+PARTS = {"embedding": 40, "attention": 30, "ffn": 28, "norms": 2, "head": 0}
+CHILD = Side(params=100, num_bytes=400, vocab_size=512, params_by_part=PARTS)
+PARENT = Side(params=400, num_bytes=1600, vocab_size=1024, params_by_part=PARTS)
+BARE = RunReport(name="bare", lineage=[], child=CHILD, recipe_toml="")
+
+
+@pytest.fixture
+def full() -> RunReport:
+    child = dataclasses.replace(
+        CHILD,
+        tokens_per_byte=0.26,
+        bits_per_byte=Interval(1.5, 1.45, 1.55),
+        prefill_tokens_per_s=5000.0,
+        decode_tokens_per_s=400.0,
+        sample="Once <b>more</b>",
+    )
+    parent = dataclasses.replace(
+        child, params=400, bits_per_byte=Interval(1.25, 1.2, 1.3), sample="There was"
+    )
+    return RunReport(
+        name="full",
+        lineage=["parent: big", "corpus: stories"],
+        child=child,
+        parent=parent,
+        difference=Interval(0.25, 0.2, 0.3),
+        curve=[CoveragePoint(256, 0.5, 0.4), CoveragePoint(512, 0.9, 0.26)],
+        losses=[LossPoint(1000 * n, 5 / n, 1e-3) for n in range(1, 30)],
+        round_starts=[15_000],
+        exported=[ExportedFile("gguf-q8_0", 123_000, "64 greedy tokens equal")],
+        prompt="Once",
+        stages=[StageLine("compact", 75.2, "compact-0a1b", True)],
+        recipe_toml='name = "full"',
+    )
+
+
+def test_every_part_is_on_the_page(full: RunReport) -> None:
+    html = run_report(full)
+    for text in (
+        "Parent against child", "1.5000", "1.2500", "child / parent", "0.25",
+        "Vocabulary", "Training", "round 2", "chosen: 512", "64 greedy tokens equal", "123 kB",
+        "Once &lt;b&gt;more&lt;/b&gt;", "There was", "compact-0a1b", "reused", "1m 15s",
+        "parent: big", "name = &quot;full&quot;",
+    ):  # fmt: skip
+        assert text in html, text
+
+
+def test_without_a_parent_there_is_only_the_child(full: RunReport) -> None:
+    html = run_report(dataclasses.replace(full, parent=None, difference=None))
+    assert "The child" in html
+    assert "child / parent" not in html
+    assert "There was" not in html
+
+
+def test_without_measurements_there_are_no_empty_sections() -> None:
+    html = run_report(BARE)
+    for title in ("Vocabulary", "Training", "Files", "Samples"):
+        assert f"<h2>{title}</h2>" not in html
+
+
+@pytest.mark.parametrize(
+    ("difference", "said"),
+    [
+        (Interval(0.25, 0.2, 0.3), "needs 0.250 more bits per byte (95 % interval +0.200 to"),
+        (Interval(-0.25, -0.3, -0.2), "needs 0.250 fewer bits per byte"),
+        (Interval(0.05, -0.1, 0.2), "cannot be told apart"),
+        (None, "not compared"),
+    ],
+)
+def test_verdict_says_what_the_interval_allows(difference: Interval | None, said: str) -> None:
+    sentence = verdict(dataclasses.replace(BARE, parent=PARENT, difference=difference))
+    assert said in sentence
+    assert "25 % of its parent's" in sentence
+
+
+def test_verdict_without_a_parent() -> None:
+    assert verdict(BARE) == "bare has 100 parameters in 400 B."
