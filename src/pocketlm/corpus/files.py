@@ -6,6 +6,7 @@ A bad line is counted, never fatal by itself; a file of which more than 1 % is b
 import gzip
 import io
 import json
+import os
 import sysconfig
 import zlib
 from collections.abc import Iterator, Sequence
@@ -149,11 +150,12 @@ def _kind(path: Path) -> str:
 
 @cache
 def _stdlib_files() -> tuple[Path, ...]:
-    root = Path(sysconfig.get_paths()["stdlib"])
-    found = sorted(
-        path
-        for path in root.rglob("*.py")
-        if not _STDLIB_LEFT_OUT.intersection(path.relative_to(root).parts)
-        and not path.name.startswith("_sysconfigdata")
-    )
-    return tuple(found)
+    found = []
+    for folder, inner, names in os.walk(sysconfig.get_paths()["stdlib"]):
+        inner[:] = [name for name in inner if name not in _STDLIB_LEFT_OUT]  # never walked into
+        found += [
+            Path(folder, name)
+            for name in names
+            if name.endswith(".py") and not name.startswith("_sysconfigdata")
+        ]
+    return tuple(sorted(found))

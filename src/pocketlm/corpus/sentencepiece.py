@@ -1,4 +1,4 @@
-"""A SentencePiece BPE `.model`, written out as the text of a `tokenizer.json` with the same ids.
+"""A SentencePiece BPE `.model` as the content of a `tokenizer.json` that gives the same ids.
 
 SentencePiece merges the adjacent pair whose joined piece has the highest score, the leftmost of
 equals. `tokenizer.json` wants one strict order of pairs; scores give it up to ties, and ties are
@@ -6,7 +6,6 @@ ordered so that the left one of two overlapping pairs comes first (`_order_ties`
 """
 
 import base64
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ SPACE = "▁"
 Merge = tuple[str, str]
 
 
-def convert_model(path: Path) -> tuple[str, dict[str, str]]:
-    """Return the `tokenizer.json` text, and which piece is `bos_token`, `eos_token`, ...
+def convert_model(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the `tokenizer.json` document, and which piece is `bos_token`, `eos_token`, ...
 
     Raises `ParentError` for what has no such form: Unigram, other files, rare options.
     """
@@ -50,7 +49,7 @@ def convert_model(path: Path) -> tuple[str, dict[str, str]]:
             "merges": _merges(proto),
         },
     }
-    return json.dumps(document, ensure_ascii=False), roles
+    return document, roles
 
 
 def _read_proto(path: Path) -> Any:

@@ -130,8 +130,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     if file.suffix == ".model":
         from pocketlm.corpus.sentencepiece import convert_model
 
-        text, roles = convert_model(file)
-        document = json.loads(text)
+        document, roles = convert_model(file)
         if not config.get("add_bos_token", True):
             document["post_processor"] = None
     else:

@@ -17,7 +17,10 @@ settings.load_profile("steady")
 
 # ▁ stands for a blank inside SentencePiece, so it comes back as one: lossy at the source.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁"), max_size=60)
-REAL = ["tokenizers/gpt2", "tokenizers/slimpajama-bpe/slimpajama-6B-4096-BPE.model"]
+REAL = [
+    pytest.param("tokenizers/gpt2", marks=pytest.mark.slow),
+    "tokenizers/slimpajama-bpe/slimpajama-6B-4096-BPE.model",
+]
 
 
 @pytest.fixture(scope="module")
