@@ -1,5 +1,6 @@
 """What every test may use: the shared data, a tiny parent, and no network."""
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -10,6 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,3 +96,43 @@ def tiny_parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """900 short documents of words out of LICENSE, as .jsonl: 20 or so in either small split."""
+    words = sorted(set((ROOT / "LICENSE").read_text().split()))
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("text") / "tiny.jsonl"
+    texts = (" ".join(rng.choice(words, size=12)) for _ in range(900))
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(
+    tmp_path_factory: pytest.TempPathFactory, tiny_parent: Path, tiny_text: Path
+) -> Path:
+    """A recipe of all six stages that takes a second or two."""
+    path = tmp_path_factory.mktemp("recipes") / "tiny.toml"
+    path.write_text(
+        f"""
+name = "tiny"
+parent = {json.dumps(str(tiny_parent))}
+[corpus]
+files = [{json.dumps(str(tiny_text))}]
+[compact]
+vocab_size = 330
+[design]
+max_params = 17_000
+[train]
+seq_len = 32
+batch_tokens = 256
+learning_rate = 1e-2
+checkpoint_seconds = 0.5
+[evaluate]
+speed_tokens = 4
+sample_tokens = 8
+"""
+    )
+    return path

@@ -3,6 +3,8 @@
 import ast
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,3 +176,11 @@ def _public_names_used(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module == "pocketlm":
             names |= {alias.name for alias in node.names}
     return names
+
+
+def test_generated_pages_are_fresh(root: Path) -> None:
+    """`make docs` writes them."""
+    done = subprocess.run(
+        [sys.executable, str(root / "docs" / "generate.py"), "--check"], check=False
+    )
+    assert done.returncode == 0, "run `make docs`"

@@ -100,10 +100,9 @@ def make(
         else:
             made[stage] = _build(store, keys, (stage, recipe, inputs, made), progress)
         _link(folder, stage, made[stage])
+        _write_run(Run(recipe.name, folder, recipe, made), keys)
     store.hashes.save()
-    run = Run(recipe.name, folder, recipe, made, frozenset(reused))
-    _write_run(run, keys)
-    return run
+    return Run(recipe.name, folder, recipe, made, frozenset(reused))
 
 
 def plan(recipe: Recipe, *, out: str | Path = "runs") -> tuple[Step, ...]:
@@ -236,16 +235,15 @@ def _claim(store: Store, recipe: Recipe, keys: Mapping[str, str]) -> Path:
     table = recipe.model_dump(mode="json")
     if (folder / "run.json").is_file():
         there = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        same = all(keys.get(stage) == key for stage, key in there["claimed"].items())
+        # A recipe mended after an error has finished nothing that its new form contradicts.
+        same = all(keys[stage] == key for stage, key in there["keys"].items())
         differing = _first_difference(there["recipe"], table)
         if differing and not same:
             raise OutputError(
                 f"{folder} was made by another recipe ({differing}); give this one its own name "
                 f"with --set name=..., or delete that folder"
             )
-        return folder
     folder.mkdir(parents=True, exist_ok=True)
-    _write_run(Run(recipe.name, folder, recipe, {}), keys)
     return folder
 
 
@@ -277,7 +275,6 @@ def _write_run(run: Run, keys: Mapping[str, str]) -> None:
     table = {
         "name": run.name,
         "recipe": run.recipe.model_dump(mode="json"),
-        "claimed": dict(keys),
         "keys": {stage: keys[stage] for stage in run.artifacts},
         "scores": {name: vars(score) for name, score in run.scores.items()},
     }

@@ -231,7 +231,7 @@ def export_step(run: Materials, files: Path, resume: Path) -> Scores:
         lineage=lineage,
     )
     _write_json(files / "files.json", [asdict(file) for file in exported.files])
-    return {f"{file.format}.bytes": Score(file.num_bytes, "bytes") for file in exported.files}
+    return exported.scores
 
 
 Step = Callable[[Materials, Path, Path], Scores]

@@ -43,6 +43,22 @@ def test_metadata_describes_the_child(files, child, tokenizer) -> None:
     assert fields["tokenizer.ggml.add_bos_token"] == tokenizer.adds_bos
 
 
+def test_a_chat_template_travels_along(child, tokenizer, tmp_path) -> None:
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    path = tmp_path / "chat.gguf"
+    write_gguf(child, replace(tokenizer, chat_template=template), path, weights="F16", lineage={})
+    assert _fields(path)["tokenizer.chat_template"] == template
+
+
+def test_a_damaged_file_is_said_in_one_line(files, tmp_path) -> None:
+    pytest.importorskip("xllamacpp")
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(files.path("gguf-f16").read_bytes()[:20_000])
+    with pytest.raises(StageError, match=r"llama.cpp does not run cut.gguf") as error:
+        ask_llama_cpp(Job(model=str(path), prompts=[[1]], new_tokens=2, texts=[]))
+    assert "\n" not in str(error.value)
+
+
 def test_a_tied_output_is_stored_once(files, child) -> None:
     names = [tensor.name for tensor in gguf.GGUFReader(files.path("gguf-f16")).tensors]
     assert "output.weight" not in names

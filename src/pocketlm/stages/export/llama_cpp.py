@@ -56,17 +56,21 @@ def ask_llama_cpp(job: Job) -> Answer:
     """Run `job` in a fresh process; raises `StageError` when llama.cpp cannot load the file."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "answer.json"
-        done = subprocess.run(
-            [sys.executable, "-c", _PROGRAM, str(result)],
-            input=json.dumps(asdict(job)),
-            capture_output=True,
-            text=True,
-            timeout=_LONGEST_S,
-            check=False,
-        )
+        name = Path(job.model).name
+        try:
+            done = subprocess.run(
+                [sys.executable, "-P", "-c", _PROGRAM, str(result)],
+                input=json.dumps(asdict(job)),
+                capture_output=True,
+                text=True,
+                timeout=_LONGEST_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise StageError(f"export: llama.cpp took over {_LONGEST_S} s with {name}") from None
         if done.returncode != 0 or not result.exists():
             last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-            raise StageError(f"export: llama.cpp does not run {Path(job.model).name}: {last}")
+            raise StageError(f"export: llama.cpp does not run {name}: {last}")
         answer = json.loads(result.read_text(encoding="utf-8"))
     return Answer(**answer)
 

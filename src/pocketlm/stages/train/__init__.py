@@ -17,7 +17,7 @@ from pocketlm.method import pick
 from pocketlm.model.child import Child
 from pocketlm.progress import SILENT, Progress
 from pocketlm.recipe import TrainTable
-from pocketlm.stages.train.resample import RESAMPLERS, effective_size
+from pocketlm.stages.train.resample import RESAMPLERS, WITHOUT_LOSSES, effective_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Trained:
     ledger_N: "np.ndarray[Any, np.dtype[np.float32]]"
     """Loss of each block when it was last trained on, nats per token; NaN where never."""
     effective_sizes: tuple[float, ...]
-    """Per later round: 1 / sum p^2 of the drawing distribution, in blocks; near N means the draw
+    """Per scoring pass: 1 / sum p^2 of the drawing distribution, in blocks; near N means the draw
     was close to uniform."""
     num_skipped: int
     """Steps left out because loss or gradient was not finite."""
@@ -58,8 +58,8 @@ def train(
     num_blocks = len(blocks)
     if not num_blocks:
         raise CorpusError(
-            f"[train] seq_len = {blocks.seq_len}: the training text has only "
-            f"{len(blocks.tokens)} tokens, not one block; give more text or shorter blocks"
+            f"[train] seq_len = {blocks.seq_len}: the training text has {len(blocks.tokens)} "
+            "tokens, not one block; give more text"
         )
     draw = pick(RESAMPLERS, table.resample, "[train] resample")
     seeds = [int(seed) for seed in rng.integers(2**63, size=2 * table.rounds)]
@@ -69,11 +69,12 @@ def train(
     sizes = []
     for number in range(table.rounds):
         chosen_K = np.arange(num_blocks)
-        if number:
-            loss_N = learner.score(number, progress) / table.temperature
-            sizes.append(effective_size(loss_N))
-            draw_rng = np.random.default_rng(seeds[2 * number])
-            chosen_K = draw(loss_N, num_drawn=later, rng=draw_rng)
+        if number and later < num_blocks:
+            loss_N = np.zeros(num_blocks)
+            if table.resample not in WITHOUT_LOSSES:
+                loss_N = learner.score(number, progress) / table.temperature
+                sizes.append(effective_size(loss_N))
+            chosen_K = draw(loss_N, num_drawn=later, rng=np.random.default_rng(seeds[2 * number]))
         learner.run_round(number, chosen_K, key=seeds[2 * number + 1], progress=progress)
     return Trained(
         child=learner.child(),

@@ -44,3 +44,6 @@ RESAMPLERS = {
     "softmax-loss": Method(softmax_loss, paper="arXiv 2402.02791, multiple-round training"),
     "uniform": Method(uniform, paper="its control, ours"),
 }
+
+# These draw without looking at the losses, so no block is scored for them.
+WITHOUT_LOSSES = frozenset({"uniform"})
