@@ -13,11 +13,9 @@ import numpy as np
 
 from pocketlm.corpus.blocks import Blocks
 from pocketlm.errors import CorpusError
-from pocketlm.method import pick
 from pocketlm.model.child import Child
 from pocketlm.progress import SILENT, Progress
 from pocketlm.recipe import TrainTable
-from pocketlm.stages.train.resample import RESAMPLERS, WITHOUT_LOSSES, effective_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,25 +59,20 @@ def train(
             f"[train] seq_len = {blocks.seq_len}: the training text has {len(blocks.tokens)} "
             "tokens, not one block; give more text"
         )
-    draw = pick(RESAMPLERS, table.resample, "[train] resample")
     seeds = [int(seed) for seed in rng.integers(2**63, size=2 * table.rounds)]
     later = max(1, round(table.keep_fraction * num_blocks))
     learner = Learner(child, blocks, table, [num_blocks] + [later] * (table.rounds - 1))
     learner.resume(checkpoints)
-    sizes = []
     for number in range(table.rounds):
         chosen_K = np.arange(num_blocks)
         if number and later < num_blocks:
-            loss_N = np.zeros(num_blocks)
-            if table.resample not in WITHOUT_LOSSES:
-                loss_N = learner.score(number, progress) / table.temperature
-                sizes.append(effective_size(loss_N))
-            chosen_K = draw(loss_N, num_drawn=later, rng=np.random.default_rng(seeds[2 * number]))
+            draw_rng = np.random.default_rng(seeds[2 * number])
+            chosen_K = learner.hard_blocks(number, later, rng=draw_rng, progress=progress)
         learner.run_round(number, chosen_K, key=seeds[2 * number + 1], progress=progress)
     return Trained(
         child=learner.child(),
         log=tuple(learner.log),
         ledger_N=learner.ledger_N,
-        effective_sizes=tuple(sizes),
+        effective_sizes=tuple(learner.effective_sizes),
         num_skipped=learner.num_skipped,
     )

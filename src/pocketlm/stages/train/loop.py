@@ -23,6 +23,7 @@ from pocketlm.progress import Progress
 from pocketlm.recipe import TrainTable
 from pocketlm.stages.train.checkpoint import Checkpoint, load_newest, save_checkpoint
 from pocketlm.stages.train.optim import adamw, optimizer_tensors, restore_optimizer
+from pocketlm.stages.train.resample import RESAMPLERS, WITHOUT_LOSSES, effective_size
 from pocketlm.stages.train.schedule import SCHEDULES, default_rate
 from pocketlm.stages.train.signals import stop_requested
 
@@ -55,12 +56,14 @@ class Learner:
             num_params, sum(round_sizes) * table.seq_len
         )
         self._decay = pick(SCHEDULES, table.schedule, "[train] schedule")
+        self._draw = pick(RESAMPLERS, table.resample, "[train] resample")
         self._optimizer = adamw(self._network, weight_decay=table.weight_decay)
         self._checkpoints: Path | None = None
         self._scores_by_round: dict[int, Scores] = {}
         self._step, self._tokens = 0, 0
         self._seconds = 0.0
         self.num_skipped = 0
+        self.effective_sizes: list[float] = []
         self.ledger_N = np.full(len(blocks), np.nan, np.float32)
         self.log: list[dict[str, float]] = []
 
@@ -113,6 +116,16 @@ class Learner:
                     saved = time.monotonic()
                 if boundary and stop():
                     raise Interrupted(f"stopped at step {self._step}; the same command resumes")
+
+    def hard_blocks(
+        self, number: int, num_drawn: int, *, rng: np.random.Generator, progress: Progress
+    ) -> IntArray:
+        """Blocks for round `number`, drawn by the recipe's method from the child's losses."""
+        loss_N = np.zeros(len(self._blocks), np.float32)
+        if self._table.resample not in WITHOUT_LOSSES:
+            loss_N = self.score(number, progress) / np.float32(self._table.temperature)
+            self.effective_sizes.append(effective_size(loss_N))
+        return self._draw(loss_N, num_drawn=num_drawn, rng=rng)
 
     def score(self, number: int, progress: Progress) -> Scores:
         """Loss of every block under the child as it stands before round `number` (frozen)."""
