@@ -4,17 +4,21 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 READY := .venv/.ready
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo demo-parent test check bench docs clean
 
 demo: $(READY)  ## parent against child on what every machine has, in minutes
 	$(BIN)/pocketlm make recipes/demo.toml --out runs
+
+demo-parent: $(READY)  ## train the shipped parent again, within the hour on two cores
+	$(BIN)/pocketlm make recipes/demo-parent.toml --out runs
+	$(BIN)/python recipes/ship.py runs/runs/demo-parent recipes/demo-parent
 
 test: $(READY)  ## all tests, offline
 	$(BIN)/python -m pytest
 
 check: $(READY)  ## what CI and a reviewer run
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks recipes docs
+	$(BIN)/ruff check src tests benchmarks recipes docs
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 

@@ -37,7 +37,9 @@ def measure(quick: bool) -> Numbers:
     for name in ("usage", "frequency"):
         found: list[Any] = []
         half = num_tokens // 2
-        work = {name: lambda: found.append(compact(tokenizer, corpus, vocab_size=half, select=name))}
+        work = {
+            name: lambda: found.append(compact(tokenizer, corpus, vocab_size=half, select=name))
+        }
         numbers[f"{name}_cpu_s"] = best_seconds(work, 1)[name]
         made = found[0]
         numbers[f"{name}_length_increase"] = made.tokens_per_byte / made.parent_tokens_per_byte - 1

@@ -78,8 +78,7 @@ class HashCache:
         stat = path.stat()
         key = f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}"
         if key not in self._known:
-            with path.open("rb") as file:
-                self._known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            self._known[key] = sha256_of(path)
             self._changed = True
         return self._known[key]
 
@@ -153,7 +152,7 @@ class Store:
                 os.rename(files, target)
             finally:
                 shutil.rmtree(files, ignore_errors=True)
-            _sync_folder(self.folder)
+            sync(self.folder)
             shutil.rmtree(work, ignore_errors=True)
         return Artifact(target)
 
@@ -171,12 +170,9 @@ class Store:
     ) -> dict[str, Any]:
         entries = {}
         for path in sorted(p for p in files.rglob("*") if p.is_file()):
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            sync(path)
             name = path.relative_to(files).as_posix()
-            entries[name] = {"bytes": path.stat().st_size, "sha256": digest}
+            entries[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         return {"stage": stage, "key": key, **about, "versions": _versions(), "files": entries}
 
 
@@ -196,6 +192,21 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(beside, path)
 
 
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _versions() -> dict[str, str]:
     found = {}
     for package in _PACKAGES:
@@ -207,14 +218,6 @@ def _versions() -> dict[str, str]:
 def _remedy(path: Path) -> str:
     stage = next(p.name for p in path.parents if p.parent.name == "store")
     return f"delete the folder {stage} or run again with --redo {stage.rpartition('-')[0]}"
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -98,6 +98,8 @@ def make(
             reused.add(stage)
             made[stage] = found
         else:
+            if found:  # made from something that has been made again since
+                store.remove_finished(stage, keys[stage])
             made[stage] = _build(store, keys, (stage, recipe, inputs, made), progress)
         _link(folder, stage, made[stage])
         _write_run(Run(recipe.name, folder, recipe, made), keys)
@@ -200,7 +202,6 @@ def _build(
     stage, recipe, inputs, made = about
     if inputs.parent is not None:
         open_checkpoint(inputs.parent)  # a parent that cannot be used is refused before any work
-    store.remove_finished(stage, keys[stage])  # there, but made from something made again
     run = Materials(recipe=recipe, inputs=inputs, made=made, progress=progress)
     table = getattr(recipe, stage).model_dump() if stage in STAGES else {}
     described = {

@@ -6,7 +6,6 @@ safetensors loads a flipped bit without a word, so every file is hashed; a check
 match its manifest is passed over and the one before it is used.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pocketlm.artifact import sha256_of, sync
 from pocketlm.errors import StageError
 
 if TYPE_CHECKING:
@@ -47,14 +47,14 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
     work.mkdir()
     save_file(dict(checkpoint.tensors), work / "tensors.safetensors")
     (work / "state.json").write_text(json.dumps(checkpoint.state), encoding="utf-8")
-    hashes = {name: _sha256(work / name) for name in ("tensors.safetensors", "state.json")}
+    hashes = {name: sha256_of(work / name) for name in ("tensors.safetensors", "state.json")}
     (work / "manifest.json").write_text(json.dumps(hashes), encoding="utf-8")
     for path in (*work.iterdir(), work):
-        _sync(path)
+        sync(path)
     target = folder / f"step-{step:09d}"
     shutil.rmtree(target, ignore_errors=True)
     os.rename(work, target)
-    _sync(folder)
+    sync(folder)
     for old in _steps(folder)[:-_KEPT]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -75,23 +75,10 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
 def _intact(path: Path) -> bool:
     try:
         hashes = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        return len(hashes) == 2 and all(_sha256(path / n) == h for n, h in hashes.items())
+        return len(hashes) == 2 and all(sha256_of(path / n) == h for n, h in hashes.items())
     except (OSError, ValueError, AttributeError):
         return False
 
 
 def _steps(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
