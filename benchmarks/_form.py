@@ -1,8 +1,8 @@
 """The one form of every benchmark: `python benchmarks/NAME.py [--quick] [--json]`.
 
 A benchmark is a function `quick -> flat dict of numbers`. Arms are interleaved in one process and
-compared as ratios, since a machine's speed drifts; `--quick` ends within 45 seconds; `--json` prints
-the numbers as one object on the last line.
+compared as ratios, since a machine's speed drifts; `--quick` ends within 45 seconds; `--json`
+prints the numbers as one object on the last line.
 """
 
 import argparse

@@ -8,7 +8,6 @@ from itertools import islice
 from typing import Any
 
 from _form import Numbers, best_seconds, main
-
 from pocketlm.corpus.documents import load_corpus
 from pocketlm.corpus.tokenizer import train_tokenizer
 from pocketlm.stages.compact import compact

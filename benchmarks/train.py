@@ -9,8 +9,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from _form import Numbers, best_seconds, main
 
+from _form import Numbers, best_seconds, main
 from pocketlm.corpus.blocks import Blocks
 from pocketlm.model.cost import flops_per_token
 from pocketlm.model.shape import Shape
