@@ -1,4 +1,4 @@
-"""Stage 4: tokens per CPU second of the loop against a plain transformers loop, same shape and data.
+"""Stage 4: tokens per CPU second against a plain transformers loop, same shape and data.
 
 One thread by default, so that the ratio holds on a busy machine (set OMP_NUM_THREADS to change it).
 """

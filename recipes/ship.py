@@ -1,4 +1,4 @@
-"""Ship a run's child as a parent: `python recipes/ship.py runs/runs/demo-parent recipes/demo-parent`.
+"""Ship a run's child as a parent: `python recipes/ship.py RUN_FOLDER TARGET`.
 
 Copies the exported huggingface folder with its weights in bfloat16 (half the bytes) and writes the
 run's numbers to docs/results/NAME/scores.json.
