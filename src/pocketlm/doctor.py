@@ -102,7 +102,7 @@ def check_process(environ: Mapping[str, str], platform: str) -> Finding:
         return Finding("process", "ok", "nothing to set on this system")
     unset = {name: value for name, value in PROCESS_SETTINGS.items() if name not in environ}
     if not unset:
-        return Finding("process", "ok", "malloc thresholds raised, OpenMP threads wait passively")
+        return Finding("process", "ok", "malloc thresholds raised, OpenMP threads spin briefly")
     line = " ".join(f"{name}={value}" for name, value in unset.items())
     return Finding("process", "advice", f"the command line sets it; for Python: export {line}")
 
