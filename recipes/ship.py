@@ -14,6 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from pocketlm.pipeline import open_run
 
+CARD = """# {name}
+
+Trained by this project: recipe `recipes/{name}.toml`, made again and shipped by `make {name}`, numbers in
+`docs/results/{name}/scores.json`. Weights in bfloat16, licence Apache-2.0 like the project; the text it
+learnt is the Python standard library's (PSF licence).
+"""
+
 
 def ship(run_folder: Path, target: Path) -> None:
     """Write `target`: config, tokenizer and bfloat16 weights of the run's export."""
@@ -21,6 +28,7 @@ def ship(run_folder: Path, target: Path) -> None:
     source = run.artifacts["export"].path("huggingface")
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target)
+    (target / "README.md").write_text(CARD.format(name=run.name), encoding="utf-8")
     tensors = load_file(source / "model.safetensors")
     halved = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
     save_file(halved, target / "model.safetensors", metadata={"format": "pt"})
