@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,7 @@ def build(store: Store, text: str = "hello") -> Artifact:
         (files / "sub" / "a.txt").write_text(text)
         return {"length": Score(len(text), "characters")}
 
-    return store.build("compact", "0" * 16, make, {"version": 1})
+    return store.build("compact-0000", make, {"version": 1})[0]
 
 
 def test_a_built_artifact_says_what_it_is(store: Store) -> None:
@@ -41,14 +43,51 @@ def test_the_same_key_is_not_made_twice(store: Store) -> None:
     assert build(store, "other").path("sub/a.txt").read_text() == "hello"
 
 
+def test_again_makes_it_anew_and_drops_its_checkpoints(store: Store) -> None:
+    def make(files: Path, resume: Path) -> dict[str, Score]:
+        assert not resume.exists()
+        (files / "a.txt").write_text("new")
+        return {}
+
+    build(store)
+    artifact, made = store.build("compact-0000", make, {}, again=True)
+    assert made
+    assert [p.name for p in artifact.folder.iterdir() if p.name != "manifest.json"] == ["a.txt"]
+    assert not list((store.folder / ".building").glob("trash-*"))
+
+
+def test_a_second_process_waits_and_takes_what_the_first_made(store: Store) -> None:
+    """It must not count as made again, or it would throw away what follows."""
+    started, calls = threading.Event(), []
+
+    def slow(files: Path, resume: Path) -> dict[str, Score]:
+        calls.append(1)
+        started.set()
+        time.sleep(0.2)
+        return {}
+
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.append(Store(store.out).build("x-1", slow, {})[1]))
+        for _ in range(2)
+    ]
+    threads[0].start()
+    started.wait()
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [False, True]
+    assert calls == [1]
+
+
 def test_a_failure_leaves_nothing(store: Store) -> None:
     def fail(files: Path, resume: Path) -> dict[str, Score]:
         (files / "half").write_text("x")
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        store.build("train", "1" * 16, fail, {})
-    assert store.find("train", "1" * 16) is None
+        store.build("train-1", fail, {})
+    assert store.find("train", "1") is None
     assert not list(store.folder.rglob("half"))
 
 
@@ -63,8 +102,8 @@ def test_checkpoints_outlive_a_failure_and_leave_with_success(store: Store) -> N
         return {"step": Score(int((resume / "step").read_text()), "steps")}
 
     with pytest.raises(RuntimeError):
-        store.build("train", "2" * 16, first, {})
-    assert store.build("train", "2" * 16, second, {}).scores["step"].value == 7
+        store.build("train-2", first, {})
+    assert store.build("train-2", second, {})[0].scores["step"].value == 7
     assert not list(store.folder.rglob("step"))
 
 

@@ -1,6 +1,6 @@
 """Artifacts: what a stage leaves behind, addressed by everything that made it.
 
-    OUT/store/STAGE-KEY/            files and manifest.json, never changed once there
+    OUT/store/STAGE-KEY/            files and manifest.json, never changed in place
     OUT/store/.building/STAGE-KEY/  files/ on their way, resume/ (checkpoints of a killed run)
     OUT/runs/NAME/                  run.json, links to the artifacts, report.html
 
@@ -40,6 +40,11 @@ class Artifact:
     """A finished stage output; `manifest` says what it is and what made it."""
 
     folder: Path
+
+    @property
+    def key(self) -> str:
+        """16 hex digits: everything that decided what it is."""
+        return self.folder.name.rpartition("-")[2]
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -101,6 +106,8 @@ class Store:
         """Make the folders; raises `OutputError` if OUT cannot be written."""
         try:
             (self.folder / ".building").mkdir(parents=True, exist_ok=True)
+            for trash in (self.folder / ".building").glob("trash-*"):
+                shutil.rmtree(trash, ignore_errors=True)
             probe = self.folder / ".building" / f"probe-{os.getpid()}"
             probe.touch()
             probe.unlink()
@@ -124,28 +131,32 @@ class Store:
 
     def build(
         self,
-        stage: str,
-        key: str,
+        name: str,
         make: Callable[[Path, Path], Mapping[str, Score]],
         about: Mapping[str, Any],
-    ) -> Artifact:
-        """Return the artifact, making it with `make(files, resume)` if it is not there yet.
+        *,
+        again: bool = False,
+    ) -> tuple[Artifact, bool]:
+        """Return the artifact STAGE-KEY and whether this call made it.
 
-        `make` fills the empty folder `files` and may keep checkpoints in `resume`, which outlives a
-        kill; it returns the stage's scores. A second process waits for the first.
+        `make(files, resume)` fills the empty folder `files` and may keep checkpoints in `resume`,
+        which outlives a kill; it returns the stage's scores. A second process waits for the first
+        and takes what it made. `again` makes it anew, from scratch, although it is there.
         """
-        target = self.folder / f"{stage}-{key}"
-        work = self.folder / ".building" / f"{stage}-{key}"
-        with _locked(work.with_suffix(".lock")):
-            if target.is_dir():
-                return Artifact(target)
+        target, work = self.folder / name, self.folder / ".building" / name
+        with _locked(self.folder / ".building" / f"{name}.lock"):
+            if again:
+                self._discard(target)
+                self._discard(work)
+            elif target.is_dir():
+                return Artifact(target), False
             files = work / "files"
-            shutil.rmtree(files, ignore_errors=True)
+            self._discard(files)
             files.mkdir(parents=True)
             started = time.monotonic()
             try:
                 scores = make(files, work / "resume")
-                manifest = self._manifest(stage, key, files, about)
+                manifest = self._manifest(name, files, about)
                 manifest["seconds"] = round(time.monotonic() - started, 3)
                 manifest["scores"] = {name: asdict(score) for name, score in scores.items()}
                 write_atomically(files / "manifest.json", json.dumps(manifest, indent=1))
@@ -153,21 +164,18 @@ class Store:
             finally:
                 shutil.rmtree(files, ignore_errors=True)
             sync(self.folder)
-            shutil.rmtree(work, ignore_errors=True)
-        return Artifact(target)
+            self._discard(work)
+        return Artifact(target), True
 
-    def remove_finished(self, stage: str, key: str) -> None:
-        """Forget an artifact; checkpoints on the way to it stay."""
-        shutil.rmtree(self.folder / f"{stage}-{key}", ignore_errors=True)
+    def _discard(self, folder: Path) -> None:
+        """Out of sight in one step, then removed: a kill in between leaves no half artifact."""
+        if folder.is_dir():
+            trash = self.folder / ".building" / f"trash-{os.getpid()}-{time.monotonic_ns()}"
+            os.rename(folder, trash)
+            shutil.rmtree(trash, ignore_errors=True)
 
-    def remove(self, stage: str, key: str) -> None:
-        """Forget an artifact and any checkpoints on the way to it."""
-        self.remove_finished(stage, key)
-        shutil.rmtree(self.folder / ".building" / f"{stage}-{key}", ignore_errors=True)
-
-    def _manifest(
-        self, stage: str, key: str, files: Path, about: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _manifest(self, name: str, files: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+        stage, _, key = name.rpartition("-")
         entries = {}
         for path in sorted(p for p in files.rglob("*") if p.is_file()):
             sync(path)

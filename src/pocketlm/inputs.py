@@ -10,8 +10,14 @@ from pathlib import Path
 
 from pocketlm.artifact import HashCache, Store, key_of
 from pocketlm.corpus.documents import Corpus, load_corpus
-from pocketlm.errors import ParentError
+from pocketlm.errors import ParentError, RecipeError
+from pocketlm.model.checkpoint import open_checkpoint
 from pocketlm.recipe import Recipe, TrainTokenizer
+
+_NOT_READ = (".md", ".bin", ".pt", ".pth", ".gguf")
+_READ_BESIDE_A_TOKENIZER = (
+    "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "config.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +55,26 @@ def find_inputs(
     )
 
 
+def check_parent(recipe: Recipe, inputs: Inputs) -> None:
+    """Refuse a parent that cannot be used, or read in blocks this long, before any work.
+
+    Raises `ParentError` and `RecipeError`.
+    """
+    if inputs.parent is None:
+        return
+    config = open_checkpoint(inputs.parent).config
+    limit = int(config.get("max_position_embeddings", recipe.train.seq_len))
+    if recipe.train.seq_len > limit:
+        raise RecipeError(
+            f"[train] seq_len = {recipe.train.seq_len}: the parent reads at most {limit} tokens"
+        )
+
+
+def max_positions(recipe: Recipe) -> int:
+    """Longest context of a child without a parent, in tokens."""
+    return max(2048, recipe.train.seq_len)
+
+
 def _corpus_key(corpus: Corpus, hashes: HashCache) -> str:
     files = [[file.source, hashes.sha256(file.path)] for file in corpus.files]
     return key_of({"files": files, "field": corpus.text_field, "max_bytes": corpus.max_bytes})
@@ -68,7 +94,7 @@ def _parent(
             f"parent = {folder}: no such folder; give a model folder with config.json and "
             'safetensors, or { recipe = "..." }'
         )
-    files = [p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".safetensors")]
+    files = [p for p in sorted(folder.iterdir()) if p.is_file() and p.suffix not in _NOT_READ]
     return folder, key_of({path.name: store.hashes.sha256(path) for path in files})
 
 
@@ -86,5 +112,8 @@ def _tokenizer(
             f"tokenizer = {path}: no such file; give tokenizer.json, a SentencePiece .model, a "
             "folder with one of them, or { train = N }"
         )
-    files = [path] if path.is_file() else [p for p in sorted(path.iterdir()) if p.is_file()]
+    folder = path.parent if path.is_file() else path
+    beside = [folder / name for name in _READ_BESIDE_A_TOKENIZER]
+    files = [path, *beside] if path.is_file() else sorted(path.iterdir())
+    files = [p for p in files if p.is_file()]
     return path, key_of({file.name: hashes.sha256(file) for file in files})

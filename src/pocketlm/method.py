@@ -21,6 +21,11 @@ class Method(Generic[F]):
     paper: str
     """Paper and section the method follows, or `ours` with the run that justifies it."""
 
+    @property
+    def says(self) -> str:
+        """First line of the function's documentation."""
+        return (self.function.__doc__ or "").strip().splitlines()[0]
+
 
 def pick(table: Mapping[str, Method[F]], name: str, where: str) -> F:
     """Return the function that `name` stands for in `table`.

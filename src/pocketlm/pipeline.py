@@ -6,9 +6,9 @@
 """
 
 import json
-import shutil
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,7 @@ from pocketlm.artifact import Artifact, Score, Store, key_of, write_atomically
 from pocketlm.choices import check_choices
 from pocketlm.errors import OutputError, RecipeError
 from pocketlm.hardware import resolve_hardware
-from pocketlm.inputs import Inputs, find_inputs
-from pocketlm.model.checkpoint import open_checkpoint
+from pocketlm.inputs import Inputs, check_parent, find_inputs, max_positions
 from pocketlm.progress import SILENT, Progress
 from pocketlm.recipe import ParentRecipe, Recipe, load_recipe
 from pocketlm.stages import STAGES, VERSIONS
@@ -81,30 +80,34 @@ def make(
     `pocketlm.errors`; whatever was finished stays and is reused by the next call.
     """
     check_choices(recipe)
+    stages = _stages_until(until)
+    if redo is not None and _position(redo) >= len(stages):
+        raise RecipeError(f"--redo {redo}: {until} ends before it; make up to {redo} or further")
     store = Store(Path(out))
     inputs, keys = resolve(recipe, store)
     store.open_for_writing()
-    folder = _claim(store, recipe, keys)
+    made = _claim(store, recipe, keys)
     if isinstance(recipe.parent, ParentRecipe):
         make(_parent_recipe(recipe), out=out, progress=progress)
-    if redo and _position(redo) >= 0:
-        store.remove(redo, keys[redo])
-    made: dict[str, Artifact] = {}
-    reused: set[str] = set()
-    for stage in _stages_until(until):
+    fresh: set[str] = set()
+    for stage in stages:
         found = store.find(stage, keys[stage])
-        if found and reused.issuperset(NEEDS[stage]):
+        # Made from something that this call made again, or asked for.
+        again = stage == redo or not fresh.isdisjoint(NEEDS[stage])
+        if found and not again:
             store.verify(found)
-            reused.add(stage)
             made[stage] = found
-        else:
-            if found:  # made from something that has been made again since
-                store.remove_finished(stage, keys[stage])
-            made[stage] = _build(store, keys, (stage, recipe, inputs, made), progress)
-        _link(folder, stage, made[stage])
-        _write_run(Run(recipe.name, folder, recipe, made), keys)
+            continue
+        about = (stage, recipe, inputs, made)
+        made[stage], is_new = _build(
+            store, keys, about, progress, again=again and found is not None
+        )
+        if is_new:
+            fresh.add(stage)
+        _record(store, recipe, made)
+    run = _record(store, recipe, made)
     store.hashes.save()
-    return Run(recipe.name, folder, recipe, made, frozenset(reused))
+    return replace(run, reused=frozenset(stages) - fresh)
 
 
 def plan(recipe: Recipe, *, out: str | Path = "runs") -> tuple[Step, ...]:
@@ -135,18 +138,15 @@ def resolve(recipe: Recipe, store: Store) -> tuple[Inputs, dict[str, str]]:
 def open_run(name: str, *, out: str | Path = "runs") -> Run:
     """The run of that name under `out`, as far as it was made; raises `RecipeError`."""
     folder = Path(name) if (Path(name) / "run.json").is_file() else Path(out) / "runs" / name
-    try:
-        table = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    if not (folder / "run.json").is_file():
         runs = Path(out) / "runs"
         known = sorted(p.name for p in runs.iterdir()) if runs.is_dir() else []
-        raise RecipeError(
-            f"no run {name!r} under {runs}; it has {', '.join(known) or 'none'}"
-        ) from None
+        raise RecipeError(f"no run {name!r} under {runs}; it has {', '.join(known) or 'none'}")
+    table, recipe = _read_run(folder)
     store = Store(folder.parent.parent)
     found = {stage: store.find(stage, key) for stage, key in table["keys"].items()}
     artifacts = {stage: artifact for stage, artifact in found.items() if artifact}
-    return Run(table["name"], folder, Recipe.model_validate(table["recipe"]), artifacts)
+    return Run(recipe.name, folder, recipe, artifacts)
 
 
 def make_chain(recipe: Recipe) -> tuple[Recipe, ...]:
@@ -158,7 +158,6 @@ def make_chain(recipe: Recipe) -> tuple[Recipe, ...]:
 
 def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
     """The key of every artifact: all that decides its numbers, nothing that does not."""
-    outside = {"parent": inputs.parent_key, "corpus": inputs.corpus_key}
     hardware = resolve_hardware(recipe.train.dtype)
     train = recipe.train.model_dump(exclude={"checkpoint_seconds", "dtype"})
     draws = recipe.start != "parent" or recipe.inherit.neurons == "random"
@@ -167,11 +166,13 @@ def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
         "design": {"parent": inputs.parent_key, "family": recipe.family},
         "tokens": {"corpus": inputs.corpus_key},
         "inherit": {"parent": inputs.parent_key, "start": recipe.start,
-                    "seed": recipe.seed if draws else None},
+                    "seed": recipe.seed if draws else None,
+                    "positions": None if inputs.parent else max_positions(recipe)},
         "train": {"seed": recipe.seed, "device": hardware.device, "dtype": hardware.dtype,
                   "table": train},
-        "evaluate": {**outside, "seed": recipe.seed, "context": recipe.train.seq_len},
-        "export": {},
+        "evaluate": {"parent": inputs.parent_key, "corpus": inputs.corpus_key,
+                     "seed": recipe.seed, "context": recipe.train.seq_len},
+        "export": {"name": recipe.name, "parent": recipe.parent_name},
     }  # fmt: skip
     keys: dict[str, str] = {}
     for stage in _ORDER:
@@ -196,24 +197,27 @@ def _build(
     keys: Mapping[str, str],
     about: tuple[str, Recipe, Inputs, Mapping[str, Artifact]],
     progress: Progress,
-) -> Artifact:
+    *,
+    again: bool,
+) -> tuple[Artifact, bool]:
     from pocketlm.steps import STEPS, Materials
 
     stage, recipe, inputs, made = about
-    if inputs.parent is not None:
-        open_checkpoint(inputs.parent)  # a parent that cannot be used is refused before any work
+    check_parent(recipe, inputs)
     run = Materials(recipe=recipe, inputs=inputs, made=made, progress=progress)
-    table = getattr(recipe, stage).model_dump() if stage in STAGES else {}
     described = {
         "version": VERSIONS[stage],
-        "table": table,
+        "table": getattr(recipe, stage).model_dump() if stage in STAGES else {},
         "seed": recipe.seed,
-        "inputs": {name: artifact.folder.name for name, artifact in made.items()},
+        "inputs": {need: made[need].folder.name for need in NEEDS[stage]},
         "outside": {"corpus": inputs.corpus_key, "parent": inputs.parent_key},
     }
     with progress.stage(stage):
         return store.build(
-            stage, keys[stage], lambda files, resume: STEPS[stage](run, files, resume), described
+            f"{stage}-{keys[stage]}",
+            lambda files, resume: STEPS[stage](run, files, resume),
+            described,
+            again=again,
         )
 
 
@@ -230,22 +234,37 @@ def _parent_recipe(recipe: Recipe) -> Recipe:
     raise RecipeError(f"{recipe.name}: more than {_MAX_GENERATIONS} generations of parents")
 
 
-def _claim(store: Store, recipe: Recipe, keys: Mapping[str, str]) -> Path:
-    """The run's folder, with its recipe in it; raises `OutputError` if another one is there."""
+def _claim(store: Store, recipe: Recipe, keys: Mapping[str, str]) -> dict[str, Artifact]:
+    """What the run of this name has finished; raises `OutputError` if it is another recipe's."""
     folder = store.out / "runs" / recipe.name
-    table = recipe.model_dump(mode="json")
-    if (folder / "run.json").is_file():
-        there = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        # A recipe mended after an error has finished nothing that its new form contradicts.
-        same = all(keys[stage] == key for stage, key in there["keys"].items())
-        differing = _first_difference(there["recipe"], table)
-        if differing and not same:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "run.json").is_file():
+        return {}
+    table, theirs = _read_run(folder)
+    done = {stage: keys.get(stage) == key for stage, key in table["keys"].items()}
+    # A recipe mended after an error has finished nothing that its new form contradicts.
+    if not all(done.values()):
+        differing = _first_difference(
+            theirs.model_dump(mode="json"), recipe.model_dump(mode="json")
+        )
+        if differing:
             raise OutputError(
                 f"{folder} was made by another recipe ({differing}); give this one its own name "
                 f"with --set name=..., or delete that folder"
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    found = {stage: store.find(stage, keys[stage]) for stage, same in done.items() if same}
+    return {stage: artifact for stage, artifact in found.items() if artifact}
+
+
+def _read_run(folder: Path) -> tuple[dict[str, Any], Recipe]:
+    try:
+        table = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return {"keys": dict(table["keys"])}, Recipe.model_validate(table["recipe"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise OutputError(
+            f"{folder / 'run.json'}: damaged, or of another version; delete that folder, finished "
+            "stages are kept in the store"
+        ) from None
 
 
 def _first_difference(theirs: Any, ours: Any, where: str = "") -> str:
@@ -258,28 +277,31 @@ def _first_difference(theirs: Any, ours: Any, where: str = "") -> str:
     return "" if theirs == ours else f"{where.rstrip('.')} is {theirs!r} there, {ours!r} here"
 
 
+def _record(store: Store, recipe: Recipe, made: Mapping[str, Artifact]) -> Run:
+    """Write the run's folder: links to its artifacts and run.json, only where they differ."""
+    folder = store.out / "runs" / recipe.name
+    artifacts = {stage: made[stage] for stage in _ORDER if stage in made}
+    run = Run(recipe.name, folder, recipe, artifacts)
+    for stage, artifact in artifacts.items():
+        _link(folder, stage, artifact)
+    table = {
+        "recipe": recipe.model_dump(mode="json"),
+        "keys": {stage: artifact.key for stage, artifact in artifacts.items()},
+        "scores": {name: vars(score) for name, score in run.scores.items()},
+    }
+    path, text = folder / "run.json", json.dumps(table, indent=1)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_atomically(path, text)
+    return run
+
+
 def _link(folder: Path, stage: str, artifact: Artifact) -> None:
     """`1-compact -> ../../store/compact-KEY`, so that a person finds the files."""
     name = f"{STAGES.index(stage) + 1}-{stage}" if stage in STAGES else stage
-    link = folder / name
-    target = Path("..", "..", "store", artifact.folder.name)
-    if link.is_symlink():
-        if link.readlink() == target:
-            return
-        link.unlink()
-    elif link.exists():
-        shutil.rmtree(link)
-    link.symlink_to(target)
-
-
-def _write_run(run: Run, keys: Mapping[str, str]) -> None:
-    table = {
-        "name": run.name,
-        "recipe": run.recipe.model_dump(mode="json"),
-        "keys": {stage: keys[stage] for stage in run.artifacts},
-        "scores": {name: vars(score) for name, score in run.scores.items()},
-    }
-    text = json.dumps(table, indent=1)
-    path = run.folder / "run.json"
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        write_atomically(path, text)
+    link, target = folder / name, Path("..", "..", "store", artifact.folder.name)
+    if link.is_symlink() and link.readlink() == target:
+        return
+    beside = folder / f".{name}.{os.getpid()}"
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(target)
+    os.replace(beside, link)

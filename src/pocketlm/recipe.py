@@ -201,6 +201,13 @@ class Recipe(Table):
         return self
 
     @property
+    def parent_name(self) -> str | None:
+        """What people call the parent: its folder, or its recipe's file."""
+        if isinstance(self.parent, ParentRecipe):
+            return Path(self.parent.recipe).name.removesuffix(".toml")
+        return None if self.parent is None else Path(self.parent).name
+
+    @property
     def start(self) -> str:
         """How the child's weights begin: `parent`, or a name of STARTS."""
         no_parent = self.parent is None and self.inherit.start == "parent"

@@ -23,11 +23,11 @@ from pocketlm.units import show_bytes, show_count, show_seconds
 
 @dataclass(frozen=True)
 class Interval:
-    """A number and its 95 % interval."""
+    """A number and its 95 % interval, which a single document does not have."""
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ def verdict(data: RunReport) -> str:
     if difference is None:
         return f"{start}; they were not compared on held-out text."
     interval = f"(95 % interval {_span(difference, '+.3f')})"
-    if difference.low <= 0 <= difference.high:
+    if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
         return f"{start}; on held-out text they cannot be told apart {interval}."
     more = "more" if difference.value > 0 else "fewer"
     return f"{start}, and needs {abs(difference.value):.3f} {more} bits per byte {interval}."
@@ -145,6 +145,8 @@ def _bits(score: Interval) -> str:
 
 
 def _span(interval: Interval, form: str) -> str:
+    if interval.low is None or interval.high is None:
+        return "one document: none"
     return f"{interval.low:{form}} to {interval.high:{form}}"
 
 
@@ -169,7 +171,7 @@ def _facts(side: Side) -> dict[str, str]:
     score = side.bits_per_byte
     return {
         "parameters": show_count(side.params),
-        "weights": show_bytes(side.num_bytes),
+        "weights at 16 bit": show_bytes(side.num_bytes),
         "bits per byte (95 %)": f"{score.value:.4f} ({_span(score, '.4f')})" if score else "–",
         "prefill, tokens/s": _measured(side.prefill_tokens_per_s),
         "decode, tokens/s": _measured(side.decode_tokens_per_s),

@@ -14,7 +14,7 @@ from pocketlm.artifact import Artifact, Score
 from pocketlm.corpus.blocks import Blocks
 from pocketlm.corpus.shards import open_shard, write_shards
 from pocketlm.corpus.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from pocketlm.inputs import Inputs
+from pocketlm.inputs import Inputs, max_positions
 from pocketlm.method import pick
 from pocketlm.model.checkpoint import load_child, open_checkpoint, save_child
 from pocketlm.model.cost import count_params, flops_per_token, kv_bytes_per_token, params_by_part
@@ -101,10 +101,9 @@ def design_step(run: Materials, files: Path, resume: Path) -> Scores:
         shape = parent.with_vocab(vocab_size)
     _write_json(files / "shape.json", asdict(shape))
     _write_json(files / "parent_shape.json", asdict(parent) if parent else None)
-    context = run.recipe.train.seq_len
     return {
         "params": Score(count_params(shape), "parameters"),
-        "flops_per_token": Score(flops_per_token(shape, context), f"FLOP at context {context}"),
+        "flops_per_token": Score(flops_per_token(shape, 256), "FLOP at context 256"),
         "kv_bytes_per_token": Score(kv_bytes_per_token(shape), "bytes at 16 bit"),
         **{f"{p}.params": Score(n, "parameters") for p, n in params_by_part(shape).items()},
     }
@@ -141,9 +140,8 @@ def inherit_step(run: Materials, files: Path, resume: Path) -> Scores:
     else:
         import torch
 
-        positions = max(512, 2 * recipe.train.seq_len)
         config = (
-            base_config(shape, max_positions=positions, bos_id=None, eos_id=None)
+            base_config(shape, max_positions=max_positions(recipe), bos_id=None, eos_id=None)
             if parent is None
             else parent.config
         )
@@ -214,13 +212,12 @@ def export_step(run: Materials, files: Path, resume: Path) -> Scores:
     from pocketlm.stages.export import export
 
     check_texts = list(islice(run.inputs.corpus.texts("choose"), _CHECK_TEXTS))
-    parent = run.inputs.parent
     lineage = {
         "recipe": run.recipe.name,
-        "parent": "none" if parent is None else _parent_name(run.recipe),
+        "parent": run.recipe.parent_name or "none",
         "parent key": run.inputs.parent_key or "none",
         "corpus key": run.inputs.corpus_key,
-        "train key": run.made["train"].manifest["key"],
+        "train key": run.made["train"].key,
     }
     exported = export(
         load_child(run.made["train"].folder),
@@ -254,10 +251,10 @@ def _train_scores(trained: "Trained", blocks: Blocks) -> Scores:
         "tokens": Score(last["tokens"], "tokens"),
         "bytes": Score(round(last["tokens"] * blocks.bytes_per_token), "bytes"),
         "flops": Score(forward * (3 * last["tokens"] + scored_tokens), "FLOP, scoring included"),
-        "loop_seconds": Score(last["seconds"], "s, scoring left out"),
+        "loop_seconds": Score(last["seconds"], "s, scoring included"),
         "skipped_steps": Score(trained.num_skipped, "steps"),
     }
-    if trained.log:
+    if "loss" in last:
         scores["loss"] = Score(last["loss"], "nats/token, mean of the last steps")
     for number, size in enumerate(trained.effective_sizes, start=2):
         scores[f"effective_blocks_round_{number}"] = Score(size, f"of {len(blocks)} blocks")
@@ -278,18 +275,15 @@ def _explicit_shape(table: ShapeTable, family: str, vocab_size: int, parent: Sha
 def _model(folder: Path, tokenizer: Tokenizer) -> "Model":
     from pocketlm.stages.evaluate import Model
 
-    checkpoint = open_checkpoint(folder)
     child = load_child(folder)
+    num_params = count_params(child.shape)
+    # The same bytes a weight for both: a parent's file may be bfloat16, the child's is float32.
     return Model(
         network=child.network(),
         tokenizer=tokenizer,
-        num_params=count_params(child.shape),
-        num_bytes=sum(p.stat().st_size for p in checkpoint.weight_files if p.suffix != ".json"),
+        num_params=num_params,
+        num_bytes=2 * num_params,
     )
-
-
-def _parent_name(recipe: Recipe) -> str:
-    return Path(getattr(recipe.parent, "recipe", str(recipe.parent))).stem
 
 
 def _read_json(path: Path) -> Any:

@@ -44,7 +44,7 @@ def describe(run: Run) -> RunReport:
         parent=parent,
         difference=_interval("difference.bits_per_byte", scores),
         curve=tuple(CoveragePoint(**point) for point in _read(made["compact"], "curve.json")),
-        losses=tuple(LossPoint(int(r["tokens"]), r["loss"], r["rate"]) for r in log),
+        losses=tuple(LossPoint(int(r["tokens"]), r["loss"], r["rate"]) for r in log if "loss" in r),
         round_starts=_round_starts(log),
         exported=tuple(
             ExportedFile(f["format"], f["num_bytes"], f["verified"])
@@ -52,7 +52,7 @@ def describe(run: Run) -> RunReport:
         ),
         prompt=_read(made["evaluate"], "prompt.json"),
         stages=tuple(
-            StageLine(stage, a.manifest["seconds"], a.manifest["key"], stage in run.reused)
+            StageLine(stage, a.manifest["seconds"], a.key, stage in run.reused)
             for stage, a in made.items()
         ),
         recipe_toml=as_toml(run.recipe),
@@ -62,12 +62,16 @@ def describe(run: Run) -> RunReport:
 def headline(run: Run) -> list[Row]:
     """Rows of quantity, parent, child: what the screen shows at the end of `make`."""
     scores = run.scores
+
+    def with_parent(name: str) -> str:
+        return _one(scores, name, show_count) if "parent.params" in scores else ""
+
     rows = [
         ("parameters", _one(scores, "parent.params", show_count),
          _one(scores, "child.params", show_count)),
-        ("bytes", _one(scores, "parent.bytes", show_bytes),
+        ("bytes at 16 bit", _one(scores, "parent.bytes", show_bytes),
          _one(scores, "child.bytes", show_bytes)),
-        ("vocabulary", _one(scores, "compact.parent_vocab_size", show_count),
+        ("vocabulary", with_parent("compact.parent_vocab_size"),
          _one(scores, "compact.vocab_size", show_count)),
         ("bits per byte", _with_range(scores, "parent.bits_per_byte"),
          _with_range(scores, "child.bits_per_byte")),
@@ -129,8 +133,7 @@ def _side(
 
 def _lineage(run: Run) -> list[str]:
     shape = Shape(**_read(run.artifacts["design"], "shape.json"))
-    parent = run.recipe.parent
-    source = "no parent: random weights" if parent is None else _parent_name(run.recipe)
+    source = run.recipe.parent_name or "none, random weights"
     corpus = ", ".join(Path(pattern).name for pattern in run.recipe.corpus.files)
     versions = run.artifacts["train"].manifest["versions"]
     return [
@@ -140,10 +143,6 @@ def _lineage(run: Run) -> list[str]:
         f"meant for: {run.recipe.device}",
         "made with " + ", ".join(f"{name} {number}" for name, number in versions.items()),
     ]
-
-
-def _parent_name(recipe: Recipe) -> str:
-    return Path(getattr(recipe.parent, "recipe", str(recipe.parent))).stem
 
 
 def _parent_parts(run: Run) -> dict[str, int]:
@@ -165,8 +164,8 @@ def _round_starts(log: list[dict[str, float]]) -> tuple[int, ...]:
 def _interval(name: str, scores: Mapping[str, Score]) -> Interval | None:
     if name not in scores:
         return None
-    ends = (scores[f"{name}{end}"].value for end in ("", "_low", "_high"))
-    return Interval(*ends)
+    low, high = (_value(scores, f"{name}{end}") for end in ("_low", "_high"))
+    return Interval(scores[name].value, low, high)
 
 
 def _value(scores: Mapping[str, Score], name: str) -> float | None:
@@ -182,6 +181,8 @@ def _with_range(scores: Mapping[str, Score], name: str, *, sign: bool = False) -
     if found is None:
         return ""
     form = "+.3f" if sign else ".3f"
+    if found.low is None or found.high is None:  # one document has no spread
+        return f"{found.value:{form}}"
     return f"{found.value:{form}}  [{found.low:{form}}, {found.high:{form}}]"
 
 

@@ -8,7 +8,7 @@ child's agree on what was never trained on, whatever files, order or machine the
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -48,14 +48,15 @@ class Corpus:
     files: tuple[TextFile, ...]
     text_field: str = "text"
     max_bytes: int | None = None
-    _bad: Counter[str] = field(default_factory=Counter, compare=False)
 
     def documents(self, split: Split) -> Iterator[Document]:
         """Documents of one split; of the training split no more than `max_bytes`."""
         limit = self.survey.train_limit
-        for document, (where, rank) in self._all():
-            if where == split and (split != "train" or rank < limit):
-                yield document
+        for document in self._all():
+            if document is not None:
+                where, rank = split_of(document.text)
+                if where == split and (split != "train" or rank < limit):
+                    yield document
 
     def texts(self, split: Split) -> Iterator[str]:
         """Texts of one split, in the same order."""
@@ -74,11 +75,15 @@ class Corpus:
     @cached_property
     def survey(self) -> Survey:
         """Count everything once; raises `CorpusError` for an empty corpus or too many bad lines."""
-        self._bad.clear()
+        num_bad_lines = 0
         num_documents: Counter[Split] = Counter()
         num_bytes: Counter[Split] = Counter()
         train: list[tuple[int, int]] = []
-        for document, (where, rank) in self._all():
+        for document in self._all():
+            if document is None:
+                num_bad_lines += 1
+                continue
+            where, rank = split_of(document.text)
             size = len(document.text.encode())
             num_documents[where] += 1
             num_bytes[where] += size
@@ -92,16 +97,17 @@ class Corpus:
                 )
         limit, kept_bytes, kept = _rank_limit(train, self.max_bytes)
         num_bytes["train"], num_documents["train"] = kept_bytes, kept
-        return Survey(num_documents, num_bytes, sum(self._bad.values()), limit)
+        return Survey(num_documents, num_bytes, num_bad_lines, limit)
 
-    def _all(self) -> Iterator[tuple[Document, tuple[Split, int]]]:
+    def _all(self) -> Iterator[Document | None]:
+        """Every document; None for each line that holds none."""
         for file in self.files:
             for text in read_texts(file, self.text_field):
                 if text is None:
-                    self._bad[file.source] += 1
+                    yield None
                     continue
                 for piece in cut_text(text, file.max_document_bytes):
-                    yield Document(piece, file.source), split_of(piece)
+                    yield Document(piece, file.source)
 
 
 def load_corpus(

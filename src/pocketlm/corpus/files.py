@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 from glob import glob
 from pathlib import Path
+from typing import Any
+
+import zstandard
 
 from pocketlm.errors import CorpusError
 
@@ -44,6 +47,7 @@ def find_files(patterns: Sequence[str]) -> tuple[TextFile, ...]:
     Raises `CorpusError` when a pattern matches nothing or a file of unknown kind.
     """
     found: list[TextFile] = []
+    sources = _distinct_names(patterns)
     for pattern in patterns:
         if pattern == "stdlib":
             found += [TextFile(p, "stdlib", STDLIB_DOCUMENT_BYTES) for p in _stdlib_files()]
@@ -54,7 +58,7 @@ def find_files(patterns: Sequence[str]) -> tuple[TextFile, ...]:
         for path in paths:
             if _kind(path) not in (*PLAIN, ".jsonl", ".parquet"):
                 raise CorpusError(f"[corpus] files: {path.name}: unknown kind; {ACCEPTED}")
-        found += [TextFile(path, Path(pattern).name) for path in paths]
+        found += [TextFile(path, sources[pattern]) for path in paths]
     return tuple(found)
 
 
@@ -64,36 +68,34 @@ def read_texts(file: TextFile, text_field: str) -> Iterator[str | None]:
     Raises `CorpusError` at the end of a file of which more than 1 % is bad, and for a file that
     cannot be read at all.
     """
-    kind = _kind(file.path)
+    total, num_bad, first_bad = 0, 0, 0
     try:
-        if kind == ".parquet":
-            yield from _read_parquet(file.path, text_field)
-            return
-        with _open(file.path) as stream:
-            if kind == ".jsonl":
-                yield from _read_jsonl(stream, file.path, text_field)
-            else:
-                yield from _read_plain(stream)
+        for text in _rows(file.path, text_field):
+            total += 1
+            if text is None:
+                num_bad += 1
+                first_bad = first_bad or total
+            yield text
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise CorpusError(f"{file.path}: cannot be read as UTF-8 text ({error})") from None
-
-
-def _read_jsonl(stream: io.BufferedReader, path: Path, text_field: str) -> Iterator[str | None]:
-    total, first_bad, num_bad = 0, "", 0
-    for number, line in enumerate(stream, start=1):  # split on \n only
-        if not line.strip():
-            continue
-        total += 1
-        text = _text_of(line, text_field)
-        if text is None:
-            num_bad += 1
-            first_bad = first_bad or f"line {number}"
-        yield text
     if num_bad > MAX_BAD_SHARE * total:
         raise CorpusError(
-            f"{path}: {num_bad} of {total} lines are not JSON objects with a text in "
-            f"{text_field!r} (first: {first_bad}); at most 1 % may be bad"
+            f"{file.path}: {num_bad} of {total} lines are not JSON objects with a text in "
+            f"{text_field!r} (first: line {first_bad}); at most 1 % may be bad"
         )
+
+
+def _rows(path: Path, text_field: str) -> Iterator[str | None]:
+    kind = _kind(path)
+    if kind == ".parquet":
+        yield from _read_parquet(path, text_field)
+        return
+    with _open(path) as stream:
+        if kind == ".jsonl":
+            # Split on \n only; blank lines hold no text and are no mistake.
+            yield from (_text_of(line, text_field) for line in stream if line.strip())
+        else:
+            yield stream.read().decode("utf-8")
 
 
 def _text_of(line: bytes, text_field: str) -> str | None:
@@ -102,20 +104,17 @@ def _text_of(line: bytes, text_field: str) -> str | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    text = row.get(text_field) if isinstance(row, dict) else None
-    return text if isinstance(text, str) and _encodable(text) else None
+    return _as_text(row.get(text_field)) if isinstance(row, dict) else None
 
 
-def _encodable(text: str) -> bool:
+def _as_text(value: object) -> str | None:
+    if not isinstance(value, str):
+        return None
     try:
-        text.encode()
+        value.encode()
     except UnicodeEncodeError:  # a lone surrogate, legal in JSON, no Unicode text
-        return False
-    return True
-
-
-def _read_plain(stream: io.BufferedReader) -> Iterator[str]:
-    yield stream.read().decode("utf-8")
+        return None
+    return value
 
 
 def _read_parquet(path: Path, text_field: str) -> Iterator[str | None]:
@@ -128,7 +127,7 @@ def _read_parquet(path: Path, text_field: str) -> Iterator[str | None]:
             names = ", ".join(file.schema_arrow.names)
             raise CorpusError(f"{path}: no column {text_field!r}; it has {names}")
         for batch in file.iter_batches(columns=[text_field], batch_size=1024):
-            yield from batch.column(0).to_pylist()
+            yield from map(_as_text, batch.column(0).to_pylist())
     except pa.ArrowException as error:
         raise CorpusError(f"{path}: not a readable parquet file ({error})") from None
 
@@ -137,10 +136,51 @@ def _open(path: Path) -> io.BufferedReader:
     if path.suffix == ".gz":
         return io.BufferedReader(gzip.open(path, "rb"))
     if path.suffix == ".zst":
-        import zstandard
-
-        return io.BufferedReader(zstandard.open(path, "rb"))
+        return io.BufferedReader(_ZstdFile(path))
     return path.open("rb")
+
+
+class _ZstdFile(io.RawIOBase):
+    """Bytes behind a .zst file; unlike the library's own reader it minds a missing end."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            packed = self._frame.unused_data if self._frame.eof else self._file.read(2**16)
+            if self._frame.eof:  # another frame may follow
+                packed = packed or self._file.read(2**16)
+                if not packed:
+                    return 0
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            if not packed:
+                raise EOFError("compressed file ended before its end marker")
+            try:
+                self._ready = self._frame.decompress(packed)
+            except zstandard.ZstdError as error:
+                raise OSError(f"damaged: {error}") from None
+        size = min(len(buffer), len(self._ready))
+        buffer[:size], self._ready = self._ready[:size], self._ready[size:]
+        return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _distinct_names(patterns: Sequence[str]) -> dict[str, str]:
+    """The shortest ends of the patterns that tell them apart: `en/a.jsonl`, `zh/a.jsonl`."""
+    for length in range(1, max(len(Path(pattern).parts) for pattern in patterns) + 1):
+        names = {p: "/".join(Path(p).parts[-length:]) for p in patterns}
+        if len(set(names.values())) == len(names):
+            break
+    return names
 
 
 def _kind(path: Path) -> str:
