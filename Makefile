@@ -33,6 +33,7 @@ clean:
 
 # torch goes first and alone: resolved together with the rest, another version can win.
 $(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pocketlm needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 	$(PIP) torch
 	$(PIP) -e ".[gguf,dev]"

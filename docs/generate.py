@@ -39,8 +39,7 @@ def methods_page() -> str:
     for key, table in CHOICES.items():
         lines += [f"## {key}", "", "| name | what it does | source |", "|---|---|---|"]
         for name, method in table.items():
-            function = getattr(method.function, "func", method.function)  # of a partial
-            says = (function.__doc__ or "").strip().splitlines()[0].replace("|", "\\|")
+            says = method.says.replace("|", "\\|")
             lines.append(f"| `{name}` | {says} | {method.paper} |")
         lines.append("")
     return "\n".join(lines)

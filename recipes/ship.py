@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from pocketlm.pipeline import open_run
+from pocketlm.runs import open_run
 
 CARD = """# {name}
 

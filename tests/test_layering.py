@@ -23,6 +23,7 @@ LEVELS = (
         "stages.evaluate",
         "stages.export",
         "inputs",
+        "runs",
         "run_report",
         "doctor",
     ),

@@ -21,8 +21,9 @@ from pocketlm.errors import (
     RecipeError,
     UserError,
 )
-from pocketlm.pipeline import Run, make, open_run, plan
+from pocketlm.pipeline import make, plan
 from pocketlm.recipe import Recipe, load_recipe
+from pocketlm.runs import Run, open_run
 
 ALL = {"compact", "design", "tokens", "inherit", "train", "evaluate", "export"}
 

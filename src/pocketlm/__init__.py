@@ -27,7 +27,7 @@ _HOMES = {
     "load_tokenizer": "corpus.tokenizer",
     "make": "pipeline",
     "open_checkpoint": "model.checkpoint",
-    "open_run": "pipeline",
+    "open_run": "runs",
     "plan": "pipeline",
     "tokenise": "corpus.shards",
     "train": "stages.train",

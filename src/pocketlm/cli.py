@@ -6,22 +6,21 @@ resumable.
 
 import json
 import os
-import platform
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
+import click
 import typer
 
 from pocketlm.errors import Interrupted, PocketLMError
-from pocketlm.hardware import PROCESS_SETTINGS
+from pocketlm.hardware import PROCESS_SETTINGS, restart_with
 from pocketlm.progress import SILENT, Progress, RichProgress
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Turn a larger language model and a corpus into the best tiny one for a device.",
@@ -38,6 +37,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")]
 
 
+@app.callback(invoke_without_command=True)
+def _common(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"pocketlm {installed('pocketlm')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
 @app.command()
 def make(
     recipe: RecipePath,
@@ -49,6 +63,7 @@ def make(
 ) -> None:
     """Make all six stages of RECIPE, reusing what is there; print parent against child."""
     from pocketlm import pipeline
+    from pocketlm.summary import result_lines
 
     found = _load(recipe, settings)
     run = pipeline.make(found, out=out, redo=redo, progress=_progress(quiet))
@@ -56,8 +71,8 @@ def make(
     if as_json:
         _print_json(_flat(run) | {"report": str(report)})
     else:
-        _print_run(run)
-        typer.echo(f"\nreport  {report}")
+        for line in [*result_lines(run), "", f"report  {report}"]:
+            typer.echo(_printable(line))
 
 
 def _stage_command(stage: str) -> Callable[..., None]:
@@ -136,12 +151,14 @@ def compare(
 def show(
     what: Annotated[str, typer.Argument(metavar="RUN|RECIPE|DEVICE|methods")],
     out: Out = Path("runs"),
+    settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a run's numbers, a recipe with all defaults, a device profile, or every method."""
     from pocketlm import showing
+    from pocketlm.tables import parse_settings
 
-    table, lines = showing.show(what, out=out)
+    table, lines = showing.show(what, out=out, changes=parse_settings(settings or []))
     if as_json:
         _print_json(table)
         return
@@ -160,7 +177,7 @@ def generate(
 ) -> None:
     """Let the child of RUN continue PROMPT."""
     from pocketlm.generating import continue_run
-    from pocketlm.pipeline import open_run
+    from pocketlm.runs import open_run
 
     found = open_run(run, out=out)
     text = continue_run(found, prompt, tokens=tokens, temperature=temperature, seed=seed)
@@ -172,7 +189,9 @@ def new(
     corpus: Annotated[str, typer.Option(metavar="GLOB", help="Text, or `stdlib`.")],
     parent: Annotated[str, typer.Option(metavar="DIR", help="Folder of the parent.")],
     device: Annotated[str, typer.Option(metavar="NAME")] = "this-machine",
-    max_params: Annotated[int | None, typer.Option(help="The child's budget.")] = None,
+    max_params: Annotated[
+        int | None, typer.Option(help="The child's budget; by default a third of the parent's.")
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the run.")] = "my-child",
 ) -> None:
     """Print a commented starter recipe: `pocketlm new ... > my.toml`."""
@@ -192,14 +211,14 @@ def doctor(as_json: AsJson = False) -> None:
     else:
         for finding in findings:
             typer.echo(f"{finding.state:<8} {finding.name:<18} {finding.text}")
-    if any(finding.state == "missing" and finding.name in ("python", "torch", "torchvision")
-           for finding in findings):  # fmt: skip
+    if any(finding.state == "missing" for finding in findings):
         raise typer.Exit(1)
 
 
 def main() -> None:
     """Entry point of the `pocketlm` command."""
-    _restart_with(PROCESS_SETTINGS)
+    if len(sys.argv) > 2 and sys.argv[1] not in ("plan", "show", "new", "doctor"):
+        restart_with(PROCESS_SETTINGS)  # verbs that compute
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     sys.exit(run(sys.argv[1:]))
@@ -209,32 +228,28 @@ def run(arguments: list[str]) -> int:
     """Do what `arguments` say and return the exit code: errors are one line, no traceback."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # parents are folders: nothing is ever fetched
     try:
-        app(arguments, prog_name="pocketlm")
-    except SystemExit as done:
-        return int(done.code or 0)
+        return int(app(arguments, prog_name="pocketlm", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
     except PocketLMError as error:
-        typer.echo(f"pocketlm: {_printable(' '.join(str(error).split()))}", err=True)
-        return error.exit_code
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        kept = "interrupted; finished stages are kept, the same command continues"
+        return _fail(kept, Interrupted.exit_code)
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return 0
+    except OSError as error:  # no space left, no permission: the system's words say which file
+        return _fail(str(error), 1)
 
 
-def _restart_with(settings: Mapping[str, str]) -> None:
-    """Start this command again with `settings` in the environment, which libraries read once.
-
-    Only for verbs that compute, only on Linux with glibc, and only where the user set none of them.
-    """
-    computes = len(sys.argv) > 2 and sys.argv[1] not in ("plan", "show", "new", "doctor")
-    if not computes or platform.libc_ver()[0] != "glibc" or settings.keys() & os.environ.keys():
-        return
-    arguments = [sys.executable, *sys.orig_argv[1:]]
-    os.execve(sys.executable, arguments, {**os.environ, **settings})
+def _fail(message: str, exit_code: int) -> int:
+    typer.echo(f"pocketlm: {_printable(' '.join(message.split()))}", err=True)
+    return exit_code
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("interrupted; finished stages are kept, the same command continues")
+    raise KeyboardInterrupt
 
 
 def _load(path: Path, settings: list[str] | None) -> Any:
@@ -261,18 +276,6 @@ def _write_report(run: Any) -> Path:
     return path
 
 
-def _print_run(run: Any) -> None:
-    from pocketlm.summary import headline, samples
-
-    typer.echo(f"{'':<18} {'parent':<24} child")
-    for quantity, parent, child in headline(run):
-        typer.echo(f"{quantity:<18} {parent:<24} {child}")
-    texts = samples(run)
-    typer.echo(f"\nprompt  {_one_line(texts.pop('prompt'))}")
-    for name in sorted(texts, reverse=True):
-        typer.echo(f"{name:<7} {_one_line(texts[name])}")
-
-
 def _flat(run: Any) -> dict[str, Any]:
     return {
         "name": run.name,
@@ -284,11 +287,6 @@ def _flat(run: Any) -> dict[str, Any]:
 
 def _print_json(table: dict[str, Any]) -> None:
     typer.echo(json.dumps(table, ensure_ascii=False))
-
-
-def _one_line(text: str, limit: int = 300) -> str:
-    flat = _printable(" ".join(text.split()))
-    return flat if len(flat) <= limit else flat[: limit - 3] + "..."
 
 
 def _printable(text: str) -> str:

@@ -11,13 +11,16 @@ from statistics import median
 from typing import Any
 
 from pocketlm.artifact import Artifact, Store
+from pocketlm.corpus.tokenizer import load_tokenizer
 from pocketlm.device import load_device
 from pocketlm.errors import DamagedArtifact
 from pocketlm.inputs import Inputs
+from pocketlm.model.checkpoint import open_checkpoint
 from pocketlm.model.cost import count_params, flops_per_token
 from pocketlm.model.shape import Shape
 from pocketlm.pipeline import Step, make_chain, plan, resolve
-from pocketlm.recipe import Recipe
+from pocketlm.recipe import Recipe, TrainTokenizer
+from pocketlm.steps import decide_shape
 from pocketlm.units import show_count, show_seconds
 
 _BYTES_PER_TOKEN = 3.5
@@ -75,16 +78,17 @@ def estimate(recipe: Recipe, *, out: str | Path = "runs") -> Estimate:
     rate, basis = _flops_per_s(store)
     steps = {(step.run, step.stage): step for step in plan(recipe, out=out)}
     costs: list[StepCost] = []
-    num_params, tokens = 0, 0.0
+    shape: Shape | None = None
+    tokens = 0.0
     for one in make_chain(recipe):
         inputs, keys = resolve(one, store)
-        shape = _shape(one, inputs, store.find("design", keys["design"]))
+        shape = _shape(one, inputs, store.find("design", keys["design"]), shape)
         seconds, tokens = _stage_seconds(one, inputs, shape, rate)
-        num_params = count_params(shape)
         for stage, expected in seconds.items():
             step = steps[one.name, stage]
             costs.append(StepCost(step, 0.0 if step.reused else round(expected, 1)))
-    return Estimate(tuple(costs), num_params, tokens, basis)
+    assert shape is not None  # a chain holds the recipe itself
+    return Estimate(tuple(costs), count_params(shape), tokens, basis)
 
 
 def _stage_seconds(
@@ -110,27 +114,24 @@ def _stage_seconds(
     return seconds, trained
 
 
-def _shape(recipe: Recipe, inputs: Inputs, design: Artifact | None) -> Shape:
-    """The shape if it is designed already; else one that costs about as much."""
-    if design:
-        return Shape(**json.loads(design.path("shape.json").read_text(encoding="utf-8")))
-    trained = getattr(recipe.tokenizer, "train", 32_000)
-    vocab = recipe.compact.vocab_size or int(trained)
-    explicit = recipe.design.shape
-    if explicit:
-        head_dim = explicit.head_dim or explicit.hidden // explicit.heads
-        numbers = explicit.model_dump() | {"head_dim": head_dim, "tied": explicit.tied is not False}
-        return Shape(family=recipe.family, vocab_size=vocab, **numbers)
-    # A square body of the budget's size: cost follows parameters, hardly their arrangement.
-    budget = recipe.design.max_params or 10_000_000
-    hidden = 64
-    while vocab * 2 * hidden + 8 * 12 * (2 * hidden) ** 2 <= budget:
-        hidden *= 2
-    layers = max(1, (budget - vocab * hidden) // (12 * hidden**2))
-    return Shape(
-        family=recipe.family, vocab_size=vocab, layers=layers, hidden=hidden,
-        heads=hidden // 32, kv_heads=hidden // 32, head_dim=32, ffn=8 * hidden // 3, tied=True,
-    )  # fmt: skip
+def _shape(
+    recipe: Recipe, inputs: Inputs, design_artifact: Artifact | None, parent: Shape | None
+) -> Shape:
+    """The child's shape; designed on the spot if need be. `parent` is one not made yet."""
+    if design_artifact:
+        return Shape(**json.loads(design_artifact.path("shape.json").read_text(encoding="utf-8")))
+    if inputs.parent is not None and inputs.parent.is_dir():
+        parent = open_checkpoint(inputs.parent).shape
+    vocab_size = recipe.compact.vocab_size or (
+        parent.vocab_size if parent else _num_tokens(inputs.tokenizer)
+    )
+    return decide_shape(recipe, vocab_size, parent)
+
+
+def _num_tokens(tokenizer: Path | TrainTokenizer) -> int:
+    if isinstance(tokenizer, TrainTokenizer):
+        return tokenizer.train
+    return load_tokenizer(tokenizer).num_tokens
 
 
 def _flops_per_s(store: Store) -> tuple[float, str]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from pocketlm.corpus.tokenizer import load_tokenizer
 from pocketlm.errors import RecipeError
 from pocketlm.model.checkpoint import load_child
-from pocketlm.pipeline import Run
+from pocketlm.runs import Run
 
 if TYPE_CHECKING:
     import torch

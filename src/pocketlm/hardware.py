@@ -3,6 +3,10 @@
 These choices change numbers in the last digits, so they are part of a trained artifact's key.
 """
 
+import os
+import platform
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +34,16 @@ class Hardware:
     """`float32` or `bfloat16`; weights are float32 in either case."""
 
 
+def restart_with(settings: Mapping[str, str]) -> None:
+    """Start this process again with `settings` in its environment, which libraries read once.
+
+    Only on Linux with glibc, and only where none of them is set already.
+    """
+    if platform.libc_ver()[0] == "glibc" and not settings.keys() & os.environ.keys():
+        arguments = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, arguments, {**os.environ, **settings})
+
+
 def resolve_hardware(dtype: str = "auto") -> Hardware:
     """This machine's device and, for `auto`, bfloat16 where it is computed in hardware."""
     device = "cuda" if has_cuda() else "cpu"
@@ -39,14 +53,15 @@ def resolve_hardware(dtype: str = "auto") -> Hardware:
 
 
 def has_cuda() -> bool:
-    """True where an NVIDIA driver is loaded and the CUDA build of torch is installed."""
+    """True where an NVIDIA driver is loaded, not hidden, and torch is a CUDA build."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
         cuda_build = not version("torch").endswith("+cpu")
     except PackageNotFoundError:
         cuda_build = False
-    return cuda_build and Path("/dev/nvidiactl").exists()
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return cuda_build and not hidden and Path("/dev/nvidiactl").exists()
 
 
 def has_bfloat16_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -7,8 +7,10 @@ from typing import Any
 from pocketlm.choices import CHOICES
 from pocketlm.device import list_devices, load_device, predict_decode_tokens_per_s
 from pocketlm.errors import RecipeError
-from pocketlm.pipeline import open_run
+from pocketlm.model.checkpoint import open_checkpoint
+from pocketlm.model.cost import count_params
 from pocketlm.recipe import Recipe, load_recipe
+from pocketlm.runs import open_run
 from pocketlm.summary import as_toml, headline
 from pocketlm.tables import Table
 from pocketlm.units import MB
@@ -16,14 +18,14 @@ from pocketlm.units import MB
 Shown = tuple[dict[str, Any], list[str]]
 
 
-def show(what: str, *, out: Path) -> Shown:
+def show(what: str, *, out: Path, changes: Mapping[str, Any] | None = None) -> Shown:
     """The object as a JSON table and as lines: `methods`, a device, a recipe file, or a run."""
     if what == "methods":
         return _methods()
     if what in list_devices():
         return _device(what)
     if Path(what).suffix == ".toml":
-        recipe = load_recipe(what)
+        recipe = load_recipe(what, changes=changes)
         return recipe.model_dump(mode="json"), as_toml(recipe).splitlines()
     try:
         return _run(what, out)
@@ -37,12 +39,14 @@ def starter_recipe(
 ) -> str:
     """A recipe with every key as a comment: its default and its docstring.
 
-    Raises `RecipeError` for an unknown device.
+    Half of the parent's vocabulary and a third of its parameters (less if the device holds less,
+    at 8 bit a weight) are a beginning, not advice. Raises `RecipeError` and `ParentError`.
     """
-    load_device(device)
-    given = {"name": name, "parent": parent, "device": device}
-    if max_params is not None:
-        given["max_params"] = max_params  # type: ignore[assignment]  # written as a number
+    shape, profile = open_checkpoint(parent).shape, load_device(device)
+    budget = min(count_params(shape) // 3, profile.usable_memory_bytes)
+    given: dict[str, Any] = {"name": name, "parent": str(Path(parent).absolute()), "device": device}
+    given |= {"max_params": max_params or budget, "vocab_size": shape.vocab_size // 2}
+    files = corpus if corpus == "stdlib" else str(Path(corpus).absolute())
     lines = [f"# pocketlm recipe. Run it: pocketlm make {name}.toml"]
     tables = {}
     for key, field in Recipe.model_fields.items():
@@ -53,7 +57,7 @@ def starter_recipe(
     for table, model in tables.items():
         lines += ["", f"[{table}]  # {(model.__doc__ or '').splitlines()[0]}"]
         for key, field in model.model_fields.items():
-            lines += _commented(key, field, {"files": [corpus], **given} if key != "name" else {})
+            lines += _commented(key, field, {"files": [files], **given} if key != "name" else {})
     return "\n".join(lines) + "\n"
 
 
@@ -73,8 +77,7 @@ def _methods() -> Shown:
     for key, entries in CHOICES.items():
         lines.append(key)
         for name, method in entries.items():
-            says = (method.function.__doc__ or "").strip().splitlines()[0]
-            lines.append(f"  {name:<14} {says}  ({method.paper})")
+            lines.append(f"  {name:<14} {method.says}  ({method.paper})")
     return table, lines
 
 

@@ -20,7 +20,7 @@ from pocketlm.model.checkpoint import load_child, open_checkpoint, save_child
 from pocketlm.model.cost import count_params, flops_per_token, kv_bytes_per_token, params_by_part
 from pocketlm.model.shape import Shape
 from pocketlm.progress import Progress
-from pocketlm.recipe import Recipe, ShapeTable, TrainTokenizer
+from pocketlm.recipe import Recipe, TrainTokenizer
 
 if TYPE_CHECKING:
     from pocketlm.stages.evaluate import Model
@@ -83,22 +83,10 @@ def compact_step(run: Materials, files: Path, resume: Path) -> Scores:
 
 def design_step(run: Materials, files: Path, resume: Path) -> Scores:
     """The explicit shape, or the best one in the budget; by default the parent's own."""
-    from pocketlm.stages.design import Budget, design
 
-    table = run.recipe.design
     parent = None if run.inputs.parent is None else open_checkpoint(run.inputs.parent).shape
     vocab_size = int(run.made["compact"].scores["vocab_size"].value)
-    family = parent.family if parent else run.recipe.family
-    if table.max_params is not None:
-        budget = Budget(max_params=table.max_params)
-        shape = design(
-            budget, vocab_size=vocab_size, family=family, parent_shape=parent, rank=table.rank
-        )
-    elif table.shape is not None:
-        shape = _explicit_shape(table.shape, family, vocab_size, parent)
-    else:
-        assert parent is not None  # the recipe's own check
-        shape = parent.with_vocab(vocab_size)
+    shape = decide_shape(run.recipe, vocab_size, parent)
     _write_json(files / "shape.json", asdict(shape))
     _write_json(files / "parent_shape.json", asdict(parent) if parent else None)
     return {
@@ -253,6 +241,7 @@ def _train_scores(trained: "Trained", blocks: Blocks) -> Scores:
         "flops": Score(forward * (3 * last["tokens"] + scored_tokens), "FLOP, scoring included"),
         "loop_seconds": Score(last["seconds"], "s, scoring included"),
         "skipped_steps": Score(trained.num_skipped, "steps"),
+        "damaged_checkpoints": Score(len(trained.passed_over), "passed over"),
     }
     if "loss" in last:
         scores["loss"] = Score(last["loss"], "nats/token, mean of the last steps")
@@ -261,12 +250,27 @@ def _train_scores(trained: "Trained", blocks: Blocks) -> Scores:
     return scores
 
 
-def _explicit_shape(table: ShapeTable, family: str, vocab_size: int, parent: Shape | None) -> Shape:
-    from pocketlm.model.shape import check_shape
+def decide_shape(recipe: Recipe, vocab_size: int, parent: Shape | None) -> Shape:
+    """The recipe's explicit shape, or the best in its budget; by default the parent's own.
 
-    head_dim = table.head_dim or (parent.head_dim if parent else table.hidden // table.heads)
-    tied = table.tied if table.tied is not None else (parent.tied if parent else True)
-    numbers = table.model_dump() | {"head_dim": head_dim, "tied": tied}
+    Raises `BudgetError` and `RecipeError`.
+    """
+    from pocketlm.model.shape import check_shape
+    from pocketlm.stages.design import Budget, design
+
+    table, family = recipe.design, parent.family if parent else recipe.family
+    if table.max_params is not None:
+        budget = Budget(max_params=table.max_params)
+        return design(
+            budget, vocab_size=vocab_size, family=family, parent_shape=parent, rank=table.rank
+        )
+    if table.shape is None:
+        assert parent is not None  # the recipe's own check
+        return parent.with_vocab(vocab_size)
+    given = table.shape
+    head_dim = given.head_dim or (parent.head_dim if parent else given.hidden // given.heads)
+    tied = given.tied if given.tied is not None else (parent.tied if parent else True)
+    numbers = given.model_dump() | {"head_dim": head_dim, "tied": tied}
     shape = Shape(family=family, vocab_size=vocab_size, **numbers)
     check_shape(shape, parent)
     return shape

@@ -10,7 +10,6 @@ from pocketlm.artifact import Artifact, Score
 from pocketlm.errors import DamagedArtifact
 from pocketlm.model.cost import params_by_part
 from pocketlm.model.shape import Shape
-from pocketlm.pipeline import Run
 from pocketlm.recipe import Recipe
 from pocketlm.run_report import (
     CoveragePoint,
@@ -21,6 +20,7 @@ from pocketlm.run_report import (
     Side,
     StageLine,
 )
+from pocketlm.runs import Run
 from pocketlm.units import show_bytes, show_count
 
 Row = tuple[str, str, str]
@@ -88,6 +88,15 @@ def headline(run: Run) -> list[Row]:
     return [row for row in rows if row[1] or row[2]]
 
 
+def result_lines(run: Run) -> list[str]:
+    """What `make` prints: parent against child, then what each writes."""
+    lines = [f"{'':<18} {'parent':<24} child"]
+    lines += [f"{quantity:<18} {parent:<24} {child}" for quantity, parent, child in headline(run)]
+    texts = samples(run)
+    lines += ["", f"prompt  {_one_line(texts.pop('prompt'))}"]
+    return lines + [f"{name:<7} {_one_line(texts[name])}" for name in sorted(texts, reverse=True)]
+
+
 def samples(run: Run) -> dict[str, str]:
     """The prompt under `prompt`, then each model's continuation by its name."""
     made = run.artifacts["evaluate"]
@@ -103,6 +112,11 @@ def as_toml(recipe: Recipe) -> str:
         if isinstance(inner, dict):
             lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in inner.items())]
     return "\n".join(lines) + "\n"
+
+
+def _one_line(text: str, limit: int = 300) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else flat[: limit - 3] + "..."
 
 
 def _toml(value: Any) -> str:

@@ -3,6 +3,7 @@
 Recipes, studies, device profiles and model families are all read through here.
 """
 
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +19,9 @@ M = TypeVar("M", bound="Table")
 class Table(BaseModel):
     """A settings table: frozen, no unknown keys, documented by its fields' docstrings."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 def load_table(model: type[M], path: Path, *, changes: Mapping[str, Any] | None = None) -> M:
@@ -26,10 +29,17 @@ def load_table(model: type[M], path: Path, *, changes: Mapping[str, Any] | None 
     table = _read_toml(path)
     for key, value in (changes or {}).items():
         _set_dotted(table, key, value)
+    return build_table(model, table, path.name)
+
+
+def build_table(model: type[M], table: Mapping[str, Any], where: str) -> M:
+    """Check `table` against `model`, types strictly; `RecipeError`s begin with `where`."""
     try:
-        return model.model_validate(table)
+        # As JSON, strictness lets a list be a tuple and 1 be 1.0, but never "2" be 2.
+        text = json.dumps(table, default=str)
+        return model.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise RecipeError(f"{path.name} {_explain(error, model)}") from None
+        raise RecipeError(f"{where} {_explain(error, model)}") from None
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
@@ -72,7 +82,9 @@ def _explain(error: ValidationError, model: type[Table]) -> str:
     # A union reports one error per member; the deepest location is the one the user meant.
     first = max(error.errors(), key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
     # Union members appear in the location by class name; keys are lower case.
-    *tables, key = [p for p in map(str, first["loc"]) if p[:1] == p[:1].lower()] or [""]
+    members = {"str", "int"}
+    keys = [p for p in map(str, first["loc"]) if p[:1] == p[:1].lower() and p not in members]
+    *tables, key = keys or [""]
     where = f"[{'.'.join(tables)}] " if tables else ""
     if first["type"] == "extra_forbidden":
         return f"{where}{key}: no such key; {did_you_mean(key, _fields(model, tables))}"

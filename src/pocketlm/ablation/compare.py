@@ -20,8 +20,9 @@ from pocketlm.recipe import Recipe
 
 if TYPE_CHECKING:
     from pocketlm.estimate import Estimate
-    from pocketlm.pipeline import Run, Step
+    from pocketlm.pipeline import Step
     from pocketlm.progress import Progress
+    from pocketlm.runs import Run
 
 Make = Callable[..., "Run"]
 """`pipeline.make`, or what stands in for it: (recipe, *, out, progress) -> Run."""

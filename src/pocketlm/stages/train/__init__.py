@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from pocketlm.corpus.blocks import Blocks
-from pocketlm.errors import CorpusError
+from pocketlm.errors import CorpusError, RecipeError
 from pocketlm.model.child import Child
 from pocketlm.progress import SILENT, Progress
 from pocketlm.recipe import TrainTable
+from pocketlm.tables import build_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class Trained:
     effective_sizes: tuple[float, ...]
     """Per scoring pass: 1 / sum p^2 of the drawing distribution, in blocks; near N means the draw
     was close to uniform."""
+    passed_over: tuple[str, ...]
+    """Damaged checkpoints that a resume refused, by name."""
     num_skipped: int
     """Steps left out because loss or gradient was not finite."""
 
@@ -47,12 +50,14 @@ def train(
     """Train `child` on `blocks` for `rounds` rounds; `settings` are the keys of `[train]`.
 
     With `checkpoints` a killed call continues where it was, to the same bits on the same machine.
-    Raises `Interrupted` after a signal (checkpoint written), `CorpusError` if there is not one
-    block, `StageError` if the loss stays non-finite.
+    Raises `Interrupted` after a signal (checkpoint written), `RecipeError` for a wrong setting,
+    `CorpusError` if there is not one block, `StageError` if the loss stays non-finite.
     """
     from pocketlm.stages.train.loop import Learner
 
-    table = TrainTable(**settings)
+    table = build_table(TrainTable, {"seq_len": blocks.seq_len, **settings}, "[train]")
+    if table.seq_len != blocks.seq_len:
+        raise RecipeError(f"[train] seq_len = {table.seq_len}: these blocks have {blocks.seq_len}")
     num_blocks = len(blocks)
     if not num_blocks:
         raise CorpusError(
@@ -74,5 +79,6 @@ def train(
         log=tuple(learner.log),
         ledger_N=learner.ledger_N,
         effective_sizes=tuple(learner.effective_sizes),
+        passed_over=learner.passed_over,
         num_skipped=learner.num_skipped,
     )

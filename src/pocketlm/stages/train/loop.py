@@ -62,7 +62,9 @@ class Learner:
         self._scores_by_round: dict[int, Scores] = {}
         self._step, self._tokens = 0, 0
         self._seconds = 0.0
+        self._pending: list[tuple[float, float]] = []  # loss and norm of steps not yet in the log
         self.num_skipped = 0
+        self.passed_over: tuple[str, ...] = ()
         self.effective_sizes: list[float] = []
         self.ledger_N = np.full(len(blocks), np.nan, np.float32)
         self.log: list[dict[str, float]] = []
@@ -72,7 +74,7 @@ class Learner:
         self._checkpoints = checkpoints
         if checkpoints is None:
             return
-        found, _ = load_newest(checkpoints)
+        found, self.passed_over = load_newest(checkpoints)
         if found is None:
             return
         tensors, state = dict(found.tensors), found.state
@@ -85,12 +87,13 @@ class Learner:
         restore_optimizer(self._optimizer, self._network, tensors, state["step"] - state["skipped"])
         self._step, self._tokens = state["step"], state["tokens"]
         self._seconds, self.log = state["seconds"], state["log"]
-        self.num_skipped = state["skipped"]
+        self.num_skipped, self._pending = state["skipped"], [tuple(p) for p in state["pending"]]
+        # Sums depend on how work is divided: as many threads as before, or the bits differ.
+        torch.set_num_threads(state["threads"])
 
     def run_round(self, number: int, chosen_K: IntArray, *, key: int, progress: Progress) -> None:
         """Train once on the chosen blocks, in the keyed order of this round."""
         first, last = self._first_step[number], self._first_step[number + 1]
-        pending: list[tuple[float, float]] = []
         started, saved = time.monotonic() - self._seconds, time.monotonic()
         label = f"train, round {number + 1} of {self._table.rounds}"
         with progress.task(label, last - first, "step") as advance, stop_requested() as stop:
@@ -101,20 +104,18 @@ class Learner:
                     min((self._step - first + 1) * self._batch_size, chosen_K.size),
                 )
                 block_B = chosen_K[shuffled(position_B, size=chosen_K.size, key=key)]
-                pending.append(self._update(block_B))
+                self._pending.append(self._update(block_B))
                 self._step += 1
                 self._tokens += block_B.size * self._table.seq_len
                 self._seconds = time.monotonic() - started
-                boundary = self._step % self._log_every == 0 or self._step == last
-                if boundary:
-                    self._write_row(number, pending)
-                    pending.clear()
-                advance(1, f"loss {self.log[-1]['loss']:.3f}" if self.log else "")
+                if self._step % self._log_every == 0 or self._step == last:
+                    self._write_row(number)
+                advance(1, f"loss {self.log[-1].get('loss', math.nan):.3f}" if self.log else "")
                 due = time.monotonic() - saved > self._table.checkpoint_seconds
-                if boundary and (stop() or due):
+                if stop() or due or self._step == last:
                     self._save()
                     saved = time.monotonic()
-                if boundary and stop():
+                if stop():
                     raise Interrupted(f"stopped at step {self._step}; the same command resumes")
 
     def hard_blocks(
@@ -131,7 +132,7 @@ class Learner:
         """Loss of every block under the child as it stands before round `number` (frozen)."""
         if number in self._scores_by_round:  # resumed: the weights have moved on since
             return self._scores_by_round[number]
-        scores_N = np.empty(len(self._blocks), np.float32)
+        scores_N, started = np.empty(len(self._blocks), np.float32), time.monotonic()
         self._network.eval()
         with (
             progress.task("score blocks", len(self._blocks), "block") as advance,
@@ -146,6 +147,7 @@ class Learner:
             raise StageError(f"the child's loss is not finite on {(~np.isfinite(scores_N)).sum()} "
                              "blocks after a round; lower learning_rate")  # fmt: skip
         self._scores_by_round[number] = scores_N
+        self._seconds += time.monotonic() - started
         self._save()
         return scores_N
 
@@ -194,19 +196,22 @@ class Learner:
             return (self._step + 1) / warmup
         return float(self._decay((self._step - warmup) / max(1, total - warmup)))
 
-    def _write_row(self, number: int, pending: list[tuple[float, float]]) -> None:
-        losses, norms = np.array(pending).T
-        finite = losses[np.isfinite(losses)]
+    def _write_row(self, number: int) -> None:
+        """Means of the finite steps since the last row; where there is none, no loss is written."""
+        losses, norms = np.array(self._pending).T
+        finite = np.isfinite(losses) & np.isfinite(norms)
         row: dict[str, float] = {
             "step": self._step,
             "round": number + 1,
             "tokens": self._tokens,
             "rate": self._optimizer.param_groups[0]["lr"],
             "seconds": round(self._seconds, 3),
-            "loss": float(finite.mean()) if finite.size else 0.0,
-            "grad_norm": float(np.nanmax(norms)) if np.isfinite(norms).any() else 0.0,
         }
+        if finite.any():
+            row["loss"] = float(losses[finite].mean())
+            row["grad_norm"] = float(norms[finite].max())
         self.log.append(row)
+        self._pending = []
 
     def _save(self) -> None:
         if self._checkpoints is None:
@@ -222,5 +227,7 @@ class Learner:
             "seconds": self._seconds,
             "skipped": self.num_skipped,
             "log": self.log,
+            "pending": self._pending,
+            "threads": torch.get_num_threads(),
         }
         save_checkpoint(self._checkpoints, self._step, Checkpoint(tensors, state))
