@@ -7,10 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pocketlm
+from pocketlm.ablation.study import load_study
+from pocketlm.choices import check_choices
+from pocketlm.recipe import load_recipe
 
 FENCE = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
@@ -184,3 +188,35 @@ def test_generated_pages_are_fresh(root: Path) -> None:
         [sys.executable, str(root / "docs" / "generate.py"), "--check"], check=False
     )
     assert done.returncode == 0, "run `make docs`"
+
+
+def test_recipes_and_studies_load(root: Path) -> None:
+    """Every shipped one, and the one in README."""
+    for path in sorted((root / "recipes").glob("*.toml")):
+        check_choices(load_recipe(path))
+    for path in sorted((root / "studies").glob("*.toml")):
+        load_study(path)
+
+
+def test_the_recipe_in_readme_loads(root: Path, tmp_path: Path) -> None:
+    (code,) = [code for language, code in _blocks(root / "README.md") if language == "toml"]
+    (tmp_path / "my.toml").write_text(code, encoding="utf-8")
+    check_choices(load_recipe(tmp_path / "my.toml"))
+
+
+def test_the_stages_in_readme_run(root: Path, tiny_parent: Path) -> None:
+    """The Python block that calls each stage alone, at a size of tests."""
+    codes = [code for language, code in _blocks(root / "README.md") if language == "python"]
+    (code,) = [code for code in codes if "pocketlm.inherit(" in code]
+    for written, tested in (
+        ('"recipes/demo-parent"', repr(str(tiny_parent))),
+        ("1_000_000", "30_000"),
+        ("1_300_000", "15_000"),
+        ("2048", "300"),
+        ("seq_len=256", "seq_len=32"),
+    ):
+        assert written in code
+        code = code.replace(written, tested)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["trained"].child.shape == names["shape"]

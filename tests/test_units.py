@@ -10,8 +10,6 @@ from pocketlm.units import (
     BITS_PER_NAT,
     GB,
     GIB,
-    KB,
-    KIB,
     MB,
     MIB,
     show_bytes,
@@ -78,6 +76,6 @@ def test_no_more_than_three_digits_before_a_step(count: int) -> None:
 
 
 def test_constants() -> None:
-    assert (KB, MB, GB) == (10**3, 10**6, 10**9)
-    assert (KIB, MIB, GIB) == (2**10, 2**20, 2**30)
+    assert (MB, GB) == (10**3, 10**6, 10**9)
+    assert (MIB, GIB) == (2**10, 2**20, 2**30)
     assert math.log(2) * BITS_PER_NAT == pytest.approx(1)

@@ -17,13 +17,13 @@ from pydantic import Field
 
 from pocketlm.errors import RecipeError, did_you_mean
 from pocketlm.tables import Table, load_table
-from pocketlm.units import MB
+from pocketlm.units import MIB
 
 THIS_MACHINE = "this-machine"
 
 _FOLDER = Path(__file__).parent / "devices"
 _MEASURE_SECONDS = 1.0
-_COPY_BYTES = 128 * MB  # read and written once each: well beyond the last cache of a laptop
+_COPY_BYTES = 128 * MIB  # read and written once each: well beyond the last cache of a laptop
 _MATMUL_WIDTH = 1536
 
 Quantity = Literal[
@@ -129,7 +129,7 @@ def measure_this_machine(seconds: float = _MEASURE_SECONDS) -> Device:
             Source(
                 of=("memory_bandwidth",),
                 how="measured",
-                text=f"STREAM copy (McCalpin 1995) of {_COPY_BYTES // MB} MiB, read plus written",
+                text=f"STREAM copy (McCalpin 1995) of {_COPY_BYTES // MIB} MiB, read plus written",
             ),
             Source(
                 of=("fp32",), how="measured", text=f"numpy matmul, {_MATMUL_WIDTH} cubed, all cores"

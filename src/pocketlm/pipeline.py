@@ -166,7 +166,7 @@ def _build(
         "inputs": {need: made[need].folder.name for need in NEEDS[stage]},
         "outside": {"corpus": inputs.corpus_key, "parent": inputs.parent_key},
     }
-    with progress.stage(stage):
+    with progress.stage(stage), progress.task(stage, None, ""):
         return store.build(
             f"{stage}-{keys[stage]}",
             lambda files, resume: STEPS[stage](run, files, resume),

@@ -132,6 +132,8 @@ class _Work:
 
     def status(self) -> str:
         """`1.2k/5k block  24%  300/s  13s left  note`; what is not known is left out."""
+        if not self.total and not self.done:  # work that counts nothing: the clock runs
+            return show_seconds(self.age())
         rate = (self.done - self.resumed) / max(self.age(), 1e-9)
         parts = [self._show(self.done)]
         if self.total:

@@ -3,7 +3,7 @@
 import math
 
 MB, GB = 10**6, 10**9
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 BITS_PER_NAT = 1.0 / math.log(2.0)
 
 _STEPS = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))

@@ -205,7 +205,7 @@ def test_saved_and_read_again_is_the_same(shared_data: Path, tmp_path: Path, nam
     tokenizer = load_tokenizer(shared_data / name)
     tokenizer.save(tmp_path)
     again = load_tokenizer(tmp_path)
-    assert again.fingerprint == tokenizer.fingerprint
+    assert again.backend.to_str() == tokenizer.backend.to_str()
     assert again.roles == tokenizer.roles
     assert (again.prefix_id, again.suffix_id) == (tokenizer.prefix_id, tokenizer.suffix_id)
 

@@ -121,14 +121,6 @@ def test_old_rotary_buffers_are_passed_over(child: Child, folder: Path) -> None:
     assert same(load_child(folder), child)
 
 
-def test_fingerprint_follows_the_contents(folder: Path, tmp_path: Path) -> None:
-    before = open_checkpoint(folder).fingerprint()
-    shutil.copytree(folder, tmp_path / "copy")
-    assert open_checkpoint(tmp_path / "copy").fingerprint() == before
-    rewrite(folder, lambda tensors: tensors.update({EMBEDDING: tensors[EMBEDDING] + 1}))
-    assert open_checkpoint(folder).fingerprint() != before
-
-
 CONFIG_REFUSALS = [
     ({"auto_map": {"AutoModelForCausalLM": "x.Y"}}, "custom code .auto_map., which is never run"),
     ({"model_type": "mamba"}, "'mamba': no such family; it has .*llama"),

@@ -3,7 +3,6 @@
 Accepted: byte-level BPE (`tokenizer.json`) and SentencePiece BPE (`.model` or `tokenizer.json`).
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,12 +93,6 @@ class Tokenizer:
         ends = ([i] if i is not None else [] for i in (self.prefix_id, self.suffix_id))
         prefix, suffix = ends
         return [*prefix, *ids, *suffix]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """sha256 of the canonical `tokenizer.json` text."""
-        canonical = json.dumps(json.loads(self.backend.to_str()), sort_keys=True)
-        return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
     def save(self, folder: Path) -> None:
         """Write the files that transformers' `AutoTokenizer` reads, with the same ids."""

@@ -4,7 +4,6 @@ Names and shapes of all tensors are checked against the family before the first 
 Nothing is unpickled and no code of a checkpoint is run.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -53,14 +52,6 @@ class Checkpoint:
         with safe_open(path, framework="pt") as tensors:
             tensor: torch.Tensor = tensors.get_tensor(stored_name)
         return tensor
-
-    def fingerprint(self) -> str:
-        """sha256 over the contents of `weight_files`; reads all of them."""
-        digest = hashlib.sha256()
-        for path in self.weight_files:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
 
 
 def open_checkpoint(folder: str | Path) -> Checkpoint:

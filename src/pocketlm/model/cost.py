@@ -40,11 +40,6 @@ def flops_per_token(shape: Shape, context: float) -> float:
     return 2.0 * (weights + attention)
 
 
-def train_flops_per_token(shape: Shape, context: float) -> float:
-    """Forward and backward FLOPs per token: 3 x forward."""
-    return 3.0 * flops_per_token(shape, context)
-
-
 def kv_bytes_per_token(shape: Shape, bytes_per_value: int = 2) -> int:
     """Bytes the cache grows by with each token: keys and values of every layer."""
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * bytes_per_value

@@ -75,15 +75,6 @@ def test_other_tokens_in_llama_cpp_are_not_delivered(
     assert not list(tmp_path.iterdir())
 
 
-def test_without_llama_cpp_the_file_says_it_was_not_run(
-    child, tokenizer, tmp_path, monkeypatch
-) -> None:
-    monkeypatch.setattr("pocketlm.stages.export.has_llama_cpp", lambda: False)
-    file = _export(child, tokenizer, tmp_path, "gguf-f16").files[0]
-    assert "not run in llama.cpp" in file.verified
-    assert (tmp_path / file.path).exists()
-
-
 def test_unknown_formats_are_named(child, tokenizer, tmp_path) -> None:
     with pytest.raises(RecipeError, match="did you mean 'gguf-f16'"):
         _export(child, tokenizer, tmp_path, "gguf-f61")
@@ -93,6 +84,10 @@ def test_unknown_formats_are_named(child, tokenizer, tmp_path) -> None:
 def test_a_missing_extra_is_named_with_its_install_line(
     child, tokenizer, tmp_path, monkeypatch
 ) -> None:
+    monkeypatch.setattr("pocketlm.stages.export.gguf.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="gguf and xllamacpp"):  # a file is never delivered unrun
+        _export(child, tokenizer, tmp_path, "gguf-f16")
+    monkeypatch.undo()
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
     with pytest.raises(UserError, match=r"pip install 'pocketlm\[gguf\]'"):
         _export(child, tokenizer, tmp_path, "gguf-f16")

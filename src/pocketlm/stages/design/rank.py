@@ -22,8 +22,10 @@ Ranker = Callable[[Sequence[Shape]], list[Shape]]
 
 
 def deep_first(shapes: Sequence[Shape]) -> list[Shape]:
-    """Best first: the budget spent, hidden >= 32 x layers, vocabulary <= 20 %, FFN 2 to 4 x
-    hidden; then the deepest, then the FFN nearest to 2.77 x hidden, then the largest.
+    """The deepest shape that spends the budget and stays within the paper's proportions.
+
+    First the budget spent, hidden >= 32 x layers, vocabulary <= 20 %, FFN 2 to 4 x hidden; then
+    the deepest, then the FFN nearest to 2.77 x hidden, then the largest.
 
     Depth binds on speed in the paper (20 layers chosen, 40 best); until a speed budget exists the
     floor of width per layer stands in for it.

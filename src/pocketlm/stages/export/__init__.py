@@ -5,7 +5,6 @@ A file that does not pass is not delivered.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ from pocketlm.method import Method, pick
 from pocketlm.stages.export.card import model_card
 from pocketlm.stages.export.gguf import Weights, import_gguf, write_gguf
 from pocketlm.stages.export.huggingface import check_huggingface, write_huggingface
-from pocketlm.stages.export.llama_cpp import has_llama_cpp
 from pocketlm.stages.export.verify import (
     TOLERANCE,
     Check,
@@ -120,25 +118,29 @@ def export_gguf(source: Source, folder: Path, *, weights: Weights) -> Delivered:
     try:
         vocabulary = write_gguf(child, tokenizer, target, weights=weights, lineage=source.lineage)
         read, tensors = check_tensors(target, child, weights)
-        if not has_llama_cpp():
-            note = "not run in llama.cpp, because xllamacpp is not installed"
-            ran: tuple[Check, ...] = (Check(name="ran", value=0, unit="times", note=note),)
-        else:
-            ran = check_in_llama_cpp(
-                target, read, child, tokenizer, vocabulary, TOLERANCE[weights], texts
-            )
+        ran = check_in_llama_cpp(
+            target, read, child, tokenizer, vocabulary, TOLERANCE[weights], texts
+        )
     except PocketLMError:
         target.unlink(missing_ok=True)
         raise
     return _delivered(kind, target, target.stat().st_size, (tensors, *ran))
 
 
+def export_f16(source: Source, folder: Path) -> Delivered:
+    """A file for llama.cpp with matrices in 16 bit."""
+    return export_gguf(source, folder, weights="F16")
+
+
+def export_q8_0(source: Source, folder: Path) -> Delivered:
+    """A file for llama.cpp with matrices in 8 bit, a scale for every 32 weights."""
+    return export_gguf(source, folder, weights="Q8_0")
+
+
 FORMATS: dict[str, Method[Callable[[Source, Path], Delivered]]] = {
     "huggingface": Method(export_huggingface, paper="transformers, safetensors layout"),
-    "gguf-f16": Method(partial(export_gguf, weights="F16"), paper="ggml-org/ggml, docs/gguf.md"),
-    "gguf-q8_0": Method(
-        partial(export_gguf, weights="Q8_0"), paper="ggml-org/ggml, docs/gguf.md; Q8_0 blocks"
-    ),
+    "gguf-f16": Method(export_f16, paper="ggml-org/ggml, docs/gguf.md"),
+    "gguf-q8_0": Method(export_q8_0, paper="ggml-org/ggml, docs/gguf.md; Q8_0 blocks"),
 }
 
 

@@ -73,7 +73,7 @@ def model_card(
         files="\n".join(rows),
     )
     runnable = [file.path for file in files if file.path.endswith(".gguf")]
-    return card + (_LLAMA_CPP.format(file=runnable[0]) if runnable else "")
+    return card + (_LLAMA_CPP.format(file=f"../{runnable[0]}") if runnable else "")
 
 
 def _cell(text: str) -> str:

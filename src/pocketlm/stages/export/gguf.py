@@ -7,6 +7,7 @@ Q8_0: blocks of 32 numbers of a row share one float16 scale, max |w| / 127.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -110,12 +111,15 @@ def deinterleave(values: FloatArray, num_heads: int) -> FloatArray:
 
 
 def import_gguf() -> Any:
-    """The `gguf` package, an extra; raises `UserError` with the line that installs it."""
+    """The `gguf` package, with llama.cpp there to run its files; else `UserError`."""
     try:
         import gguf
+
+        if find_spec("xllamacpp") is None:
+            raise ModuleNotFoundError("xllamacpp")
     except ModuleNotFoundError:
         raise UserError(
-            "[export] formats: gguf files need the gguf package: pip install 'pocketlm[gguf]'"
+            "[export] formats: gguf files need gguf and xllamacpp: pip install 'pocketlm[gguf]'"
         ) from None
     return gguf
 

@@ -13,7 +13,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +44,6 @@ class Answer:
     """The same with the tokens llama.cpp itself adds."""
     load_s: float
     decode_tokens_per_s: float
-
-
-def has_llama_cpp() -> bool:
-    """Whether `xllamacpp` is installed."""
-    return find_spec("xllamacpp") is not None
 
 
 def ask_llama_cpp(job: Job) -> Answer:

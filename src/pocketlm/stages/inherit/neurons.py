@@ -9,7 +9,6 @@ Shapes: F neurons, H heads, D channels.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,6 +84,20 @@ def weight_norm(
     )
 
 
+def l2_norm(
+    parent: Checkpoint, kept_L: Sequence[int], kept_V: Indices, rng: np.random.Generator
+) -> Scores:
+    """Root of the sum of squares of all weights of the unit."""
+    return weight_norm(parent, kept_L, kept_V, rng, power=2)
+
+
+def l1_norm(
+    parent: Checkpoint, kept_L: Sequence[int], kept_V: Indices, rng: np.random.Generator
+) -> Scores:
+    """Sum of the sizes of all weights of the unit."""
+    return weight_norm(parent, kept_L, kept_V, rng, power=1)
+
+
 def random_units(
     parent: Checkpoint, kept_L: Sequence[int], kept_V: Indices, rng: np.random.Generator
 ) -> Scores:
@@ -98,8 +111,8 @@ def random_units(
 
 
 NEURON_SCORES: dict[str, Method[NeuronScore]] = {
-    "l2": Method(partial(weight_norm, power=2), paper="arXiv 2402.02791, intra-layer: 47.00"),
-    "l1": Method(partial(weight_norm, power=1), paper="arXiv 2402.02791, intra-layer: 46.06"),
+    "l2": Method(l2_norm, paper="arXiv 2402.02791, intra-layer: 47.00"),
+    "l1": Method(l1_norm, paper="arXiv 2402.02791, intra-layer: 46.06"),
     "random": Method(random_units, paper="control, ours"),
 }
 
