@@ -76,6 +76,6 @@ def test_no_more_than_three_digits_before_a_step(count: int) -> None:
 
 
 def test_constants() -> None:
-    assert (MB, GB) == (10**3, 10**6, 10**9)
-    assert (MIB, GIB) == (2**10, 2**20, 2**30)
+    assert (MB, GB) == (10**6, 10**9)
+    assert (MIB, GIB) == (2**20, 2**30)
     assert math.log(2) * BITS_PER_NAT == pytest.approx(1)

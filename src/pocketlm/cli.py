@@ -13,7 +13,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
-import click
 import typer
 
 from pocketlm.errors import Interrupted, PocketLMError
@@ -25,6 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Turn a larger language model and a corpus into the best tiny one for a device.",
 )
+
+# Typer carries its own click; this is the public way to the class of wrong words and options.
+UsageError: Any = typer.BadParameter.__bases__[0]
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A .toml recipe.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of all runs.")]
@@ -229,11 +231,11 @@ def run(arguments: list[str]) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # parents are folders: nothing is ever fetched
     try:
         return int(app(arguments, prog_name="pocketlm", standalone_mode=False) or 0)
-    except click.ClickException as error:
+    except UsageError as error:
         return _fail(error.format_message(), error.exit_code)
     except PocketLMError as error:
         return _fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         kept = "interrupted; finished stages are kept, the same command continues"
         return _fail(kept, Interrupted.exit_code)
     except BrokenPipeError:  # the reader of our output went away

@@ -217,11 +217,6 @@ def test_chat_template_is_kept(byte_bpe: Tokenizer, tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path / "tokenizer.json").chat_template == "{{ messages }}"
 
 
-def test_fingerprint_follows_the_tokens(byte_bpe: Tokenizer, license_text: str) -> None:
-    other = train_tokenizer(iter([license_text]), vocab_size=499)
-    assert other.fingerprint != byte_bpe.fingerprint
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [

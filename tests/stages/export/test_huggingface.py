@@ -64,7 +64,7 @@ def test_the_card_tells_lineage_sizes_and_how_to_run(files) -> None:
     assert card.startswith("---\n")
     assert "| parent | a\\|b |" in card
     assert "AutoModelForCausalLM.from_pretrained" in card
-    assert "llama-cli -m pico-f16.gguf" in card
+    assert "llama-cli -m ../pico-f16.gguf" in card
     for kind, file in files.by_format.items():
         assert f"| {kind} | `{file.path}` |" in card
         assert file.verified in card
