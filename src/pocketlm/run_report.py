@@ -183,7 +183,7 @@ def _facts(side: Side) -> dict[str, str]:
 def _ratios(child: Side, parent: Side) -> dict[str, str]:
     pairs = {
         "parameters": (child.params, parent.params),
-        "weights": (child.num_bytes, parent.num_bytes),
+        "weights at 16 bit": (child.num_bytes, parent.num_bytes),
         "prefill, tokens/s": (child.prefill_tokens_per_s, parent.prefill_tokens_per_s),
         "decode, tokens/s": (child.decode_tokens_per_s, parent.decode_tokens_per_s),
         "vocabulary": (child.vocab_size, parent.vocab_size),
