@@ -16,7 +16,7 @@ demo-parent: $(READY)  ## train the shipped parent again, within the hour on two
 test: $(READY)  ## all tests, offline
 	$(BIN)/python -m pytest
 
-check: $(READY)  ## what CI and a reviewer run
+check: $(READY)  ## format, lint, types, tests: what a change must pass
 	$(BIN)/ruff format --check src tests benchmarks recipes docs
 	$(BIN)/ruff check src tests benchmarks recipes docs
 	$(BIN)/mypy

@@ -7,6 +7,7 @@ import pytest
 
 from pocketlm.ablation.study import load_study, recipe_key
 from pocketlm.errors import RecipeError
+from pocketlm.recipe import load_recipe
 
 WriteStudy = Callable[..., Path]
 
@@ -84,3 +85,11 @@ def test_recipe_key_sees_the_parents_recipe(write_study: WriteStudy, tmp_path: P
     before = recipe_key(study.recipe("one-round", 0))
     parent.write_text(text + 'corpus.files = ["stdlib"]\ntrain.rounds = 1\n')
     assert recipe_key(study.recipe("one-round", 0)) != before
+
+
+def test_parents_in_a_circle_are_one_line(tmp_path) -> None:
+    (tmp_path / "a.toml").write_text(
+        'name = "a"\nparent = { recipe = "a.toml" }\n[corpus]\nfiles = ["stdlib"]\n'
+    )
+    with pytest.raises(RecipeError, match="circle"):
+        recipe_key(load_recipe(tmp_path / "a.toml"))

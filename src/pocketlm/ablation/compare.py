@@ -15,7 +15,7 @@ from pocketlm.ablation.records import Record, Records
 from pocketlm.ablation.study import Study, recipe_key
 from pocketlm.ablation.summary import Comparison, summarise
 from pocketlm.artifact import key_of
-from pocketlm.errors import Interrupted, RecipeError, UserError
+from pocketlm.errors import Interrupted, RecipeError, UserError, did_you_mean
 from pocketlm.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def compare(
         for run in missing:
             advance(0, note=f"{run.arm}, seed {run.seed}")
             _make(run, records=records, progress=progress, make=make)
+            _check_score(study, records.read(run.arm, run.seed))
             advance(1)
     return summarise(study, records)
 
@@ -148,6 +149,13 @@ def _make(run: _Wanted, *, records: Records, progress: "Progress", make: Make | 
         error=error,
     )
     records.write(record, made.folder if made else None)
+
+
+def _check_score(study: Study, record: Record | None) -> None:
+    """A misspelt score is said after the first run, not after the last."""
+    if record is not None and record.error is None and study.score not in record.scores:
+        known = did_you_mean(study.score, record.scores)
+        raise RecipeError(f"score = {study.score!r}: runs have no such score; {known}")
 
 
 def _pipeline() -> ModuleType:

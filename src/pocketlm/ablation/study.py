@@ -100,11 +100,17 @@ def load_study(path: str | Path) -> Study:
     return study
 
 
-def recipe_key(recipe: Recipe) -> str:
-    """16 hex digits for all a recipe says except its name, and for its parent's recipe with it."""
+def recipe_key(recipe: Recipe, *, generations: int = 8) -> str:
+    """16 hex digits for all a recipe says except its name, and for its parent's recipe with it.
+
+    Raises `RecipeError` where recipes name each other in a circle.
+    """
     table = recipe.model_dump(mode="json", exclude={"name"})
     if isinstance(recipe.parent, ParentRecipe):
-        table["parent"] = recipe_key(load_recipe(recipe.parent.recipe))
+        if not generations:
+            raise RecipeError(f"{recipe.name}: its parents' recipes go in a circle")
+        parent = load_recipe(recipe.parent.recipe)
+        table["parent"] = recipe_key(parent, generations=generations - 1)
     return key_of(table)
 
 
