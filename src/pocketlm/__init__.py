@@ -24,7 +24,7 @@ _HOMES = {
     "load_device": "device",
     "load_recipe": "recipe",
     "load_study": "ablation.study",
-    "load_tokenizer": "corpus.tokenizer",
+    "load_tokenizer": "corpus.tokenizer_files",
     "make": "pipeline",
     "open_checkpoint": "model.checkpoint",
     "open_run": "runs",

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from pocketlm.artifact import Artifact, Store
-from pocketlm.corpus.tokenizer import load_tokenizer
+from pocketlm.corpus.tokenizer_files import load_tokenizer
 from pocketlm.device import load_device
 from pocketlm.errors import DamagedArtifact
 from pocketlm.inputs import Inputs

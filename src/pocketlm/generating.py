@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from pocketlm.corpus.tokenizer import load_tokenizer
+from pocketlm.corpus.tokenizer_files import load_tokenizer
 from pocketlm.errors import RecipeError
 from pocketlm.model.checkpoint import load_child
 from pocketlm.runs import Run

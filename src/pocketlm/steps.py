@@ -13,7 +13,8 @@ import numpy as np
 from pocketlm.artifact import Artifact, Score
 from pocketlm.corpus.blocks import Blocks
 from pocketlm.corpus.shards import open_shard, write_shards
-from pocketlm.corpus.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from pocketlm.corpus.tokenizer import Tokenizer, train_tokenizer
+from pocketlm.corpus.tokenizer_files import load_tokenizer
 from pocketlm.inputs import Inputs, max_positions
 from pocketlm.method import pick
 from pocketlm.model.checkpoint import load_child, open_checkpoint, save_child

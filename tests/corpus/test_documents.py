@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pocketlm.corpus.blocks import Blocks
 from pocketlm.corpus.documents import Corpus, cut_text, load_corpus, split_of
 from pocketlm.corpus.shards import open_shard, tokenise, write_shards
-from pocketlm.corpus.tokenizer import load_tokenizer
+from pocketlm.corpus.tokenizer_files import load_tokenizer
 from pocketlm.errors import CorpusError
 
 Write = Callable[[str, list[str]], Path]

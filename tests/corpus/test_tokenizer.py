@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketlm.corpus.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from pocketlm.corpus.tokenizer import Tokenizer, train_tokenizer
+from pocketlm.corpus.tokenizer_files import load_tokenizer
 from pocketlm.errors import ParentError
 
 settings.register_profile("steady", derandomize=True, deadline=None, max_examples=60)

@@ -16,7 +16,7 @@ from pocketlm.errors import ParentError
 
 ACCEPTED = "byte-level BPE (tokenizer.json) or SentencePiece BPE (.model or tokenizer.json)"
 END_OF_TEXT = "<|endoftext|>"
-_ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
+ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 # Only for a tokenizer.json that comes without tokenizer_config.json; the first one found counts.
 _USUAL_NAMES = {
     "bos_token": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", END_OF_TEXT),
@@ -54,7 +54,7 @@ class Tokenizer:
         ids = (self.bos_id, self.eos_id, self.pad_id, self.unk_id)
         # Not id_to_token: of an added token it gives the normalised form, which has no id.
         pieces = {i: piece for piece, i in self.backend.get_vocab(with_added_tokens=True).items()}
-        named = zip(_ROLES, ids, strict=True)
+        named = zip(ROLES, ids, strict=True)
         return {role: pieces[i] for role, i in named if i is not None}
 
     @cached_property
@@ -112,33 +112,6 @@ class Tokenizer:
         _write_json(folder / "special_tokens_map.json", specials)
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Read a folder, a `tokenizer.json` or a SentencePiece BPE `.model`.
-
-    A `tokenizer_config.json` beside the file names the special tokens and the chat template.
-    Raises `ParentError` for other families and unreadable files.
-    """
-    file = _tokenizer_file(Path(path))
-    config = _read_config(file.parent)
-    if file.suffix == ".model":
-        from pocketlm.corpus.sentencepiece import convert_model
-
-        document, roles = convert_model(file)
-        if not config.get("add_bos_token", True):
-            document["post_processor"] = None
-    else:
-        document = _read_json(file)
-        roles = {}
-    try:
-        return tokenizer_from_document(
-            document,
-            roles={**roles, **_named_roles(config)},
-            chat_template=_chat_template(config, file.parent),
-        )
-    except ParentError as error:
-        raise ParentError(f"{file}: {error}") from None
-
-
 def tokenizer_from_document(
     document: Mapping[str, Any], *, roles: Mapping[str, str], chat_template: str | None = None
 ) -> Tokenizer:
@@ -192,48 +165,6 @@ def train_tokenizer(texts: Iterator[str], *, vocab_size: int) -> Tokenizer:
     return tokenizer_from_document(json.loads(backend.to_str()), roles=roles)
 
 
-def _tokenizer_file(path: Path) -> Path:
-    if path.is_dir():
-        names = [path / "tokenizer.json", path / "tokenizer.model", *sorted(path.glob("*.model"))]
-        path = next((name for name in names if name.is_file()), path)
-    if not path.is_file() or path.suffix not in (".json", ".model"):
-        raise ParentError(f"{path}: no tokenizer there; accepted: {ACCEPTED}")
-    return path
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ParentError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(table, dict):
-        raise ParentError(f"{path}: a JSON object is expected")
-    return table
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    names = ("special_tokens_map.json", "tokenizer_config.json")
-    tables = (_read_json(folder / name) for name in names if (folder / name).is_file())
-    return {key: value for table in tables for key, value in table.items()}
-
-
-def _named_roles(config: Mapping[str, Any]) -> dict[str, str]:
-    """`{"content": "<s>", ...}` or `"<s>"` or null -> the token."""
-    values = {role: config.get(role) for role in _ROLES}
-    contents = {r: v["content"] if isinstance(v, dict) else v for r, v in values.items()}
-    return {role: content for role, content in contents.items() if content}
-
-
-def _chat_template(config: Mapping[str, Any], folder: Path) -> str | None:
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    template = config.get("chat_template")
-    if isinstance(template, list):  # several named ones
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    return template if isinstance(template, str) else None
-
-
 def _role_ids(backend: Any, roles: Mapping[str, str]) -> dict[str, int | None]:
     if not roles.keys() - {"unk_token"}:
         added = {token.content for token in backend.get_added_tokens_decoder().values()}
@@ -244,7 +175,7 @@ def _role_ids(backend: Any, roles: Mapping[str, str]) -> dict[str, int | None]:
         roles = {**{role: name for role, name in usual.items() if name}, **roles}
     return {
         role.replace("token", "id"): backend.token_to_id(roles[role]) if role in roles else None
-        for role in _ROLES
+        for role in ROLES
     }
 
 

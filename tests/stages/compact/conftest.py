@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pocketlm.corpus.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from pocketlm.corpus.tokenizer import Tokenizer, train_tokenizer
+from pocketlm.corpus.tokenizer_files import load_tokenizer
 
 CHINESE = (
     "小模型也要读书。词表越大，嵌入层越重；词表越小，句子越长。\n"

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketlm.corpus.tokenizer import Tokenizer, load_tokenizer
+from pocketlm.corpus.tokenizer import Tokenizer
+from pocketlm.corpus.tokenizer_files import load_tokenizer
 from pocketlm.errors import RecipeError
 from pocketlm.stages.compact import SELECTORS, Compacted, compact
 from pocketlm.stages.compact.derive import read_vocabulary

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from pocketlm.corpus.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_document
+from pocketlm.corpus.tokenizer import Tokenizer, tokenizer_from_document
+from pocketlm.corpus.tokenizer_files import load_tokenizer
 from pocketlm.stages.compact.derive import ATOM, read_vocabulary
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pocketlm.corpus.tokenizer import Tokenizer, load_tokenizer
+from pocketlm.corpus.tokenizer import Tokenizer
+from pocketlm.corpus.tokenizer_files import load_tokenizer
 from pocketlm.model.checkpoint import load_child
 
 

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketlm.corpus.tokenizer import load_tokenizer, train_tokenizer
+from pocketlm.corpus.tokenizer import train_tokenizer
+from pocketlm.corpus.tokenizer_files import load_tokenizer
 from pocketlm.errors import StageError
 from pocketlm.model.checkpoint import load_child
 from pocketlm.stages.evaluate import bits

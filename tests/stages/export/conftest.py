@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pocketlm.corpus.tokenizer import Tokenizer, load_tokenizer
+from pocketlm.corpus.tokenizer import Tokenizer
+from pocketlm.corpus.tokenizer_files import load_tokenizer
 from pocketlm.model.checkpoint import load_child
 from pocketlm.model.child import Child
 from pocketlm.stages.export import Delivered, export

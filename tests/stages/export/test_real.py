@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from pocketlm.corpus.tokenizer import load_tokenizer
+from pocketlm.corpus.tokenizer_files import load_tokenizer
 from pocketlm.model.checkpoint import load_child
 from pocketlm.model.shape import Shape
 from pocketlm.model.start import STARTS, base_config

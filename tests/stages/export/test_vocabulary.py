@@ -7,7 +7,8 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from pocketlm.corpus.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from pocketlm.corpus.tokenizer import Tokenizer, train_tokenizer
+from pocketlm.corpus.tokenizer_files import load_tokenizer
 from pocketlm.errors import UserError
 from pocketlm.stages.export.vocabulary import (
     LLAMA3_SPLIT,
