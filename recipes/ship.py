@@ -16,9 +16,9 @@ from pocketlm.runs import open_run
 
 CARD = """# {name}
 
-Trained by this project: recipe `recipes/{name}.toml`, made again and shipped by `make {name}`, numbers in
-`docs/results/{name}/scores.json`. Weights in bfloat16, licence Apache-2.0 like the project; the text it
-learnt is the Python standard library's (PSF licence).
+Trained by this project: recipe `recipes/{name}.toml`, made again and shipped by `make {name}`,
+numbers in `docs/results/{name}/scores.json`. Weights in bfloat16, licence Apache-2.0 like the
+project; the text it learnt is the Python standard library's (PSF licence).
 """
 
 

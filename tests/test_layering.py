@@ -13,7 +13,7 @@ LEVELS = (
     ("showing",),
     ("ablation",),
     ("summary", "estimate", "generating"),
-    ("pipeline",),
+    ("pipeline", "compacting"),
     ("steps", "choices"),
     (
         "stages.compact",

@@ -9,7 +9,7 @@ import pytest
 FILE_LINES = 300
 FUNCTION_LINES = 45
 LOOP_LINES = 60  # the training loop, and only there
-PARAMETERS = 7
+PARAMETERS = 7  # a command of the command line has an option for each, and is left out
 COLUMNS = 100
 LEVELS = 3
 
@@ -54,7 +54,11 @@ def test_functions_are_short(root: Path) -> None:
 
 
 def test_functions_take_few_parameters(root: Path) -> None:
-    many = [where for _, where, function in _functions(root) if _parameters(function) > PARAMETERS]
+    many = [
+        where
+        for path, where, function in _functions(root)
+        if _parameters(function) > PARAMETERS and not path.match("cli/verbs.py")
+    ]
     assert not many
 
 

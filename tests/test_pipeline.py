@@ -25,7 +25,7 @@ from pocketlm.pipeline import make, plan
 from pocketlm.recipe import Recipe, load_recipe
 from pocketlm.runs import Run, open_run
 
-ALL = {"compact", "design", "tokens", "inherit", "train", "evaluate", "export"}
+ALL = {"counts", "compact", "design", "tokens", "inherit", "train", "evaluate", "export"}
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_only_what_a_change_touches_is_made(
     assert reused(train__rounds=1) == ALL - {"train", "evaluate", "export"}
     assert reused(seed=1) == ALL - {"train", "evaluate", "export"}
     assert reused(evaluate__sample_tokens=3) == ALL - {"evaluate"}
-    assert reused(inherit__neurons="l1") == {"compact", "design", "tokens"}
+    assert reused(inherit__neurons="l1") == {"counts", "compact", "design", "tokens"}
     assert reused(corpus__max_bytes=30_000) == set()
 
 
@@ -178,7 +178,7 @@ evaluate = {{ speed_tokens = 0, sample_tokens = 0 }}
     }
     recipe = load_recipe(tiny_recipe, changes=changes)
     before = plan(recipe, out=tmp_path)
-    assert [step.run for step in before] == ["grown"] * 7 + ["child-of-grown"] * 7
+    assert [step.run for step in before] == ["grown"] * 8 + ["child-of-grown"] * 8
     run = make(recipe, out=tmp_path)
     assert {step.key for step in before} == {step.key for step in plan(recipe, out=tmp_path)}
     assert all(step.reused for step in plan(recipe, out=tmp_path))
@@ -224,7 +224,7 @@ def test_a_parent_that_cannot_be_used(
 @pytest.mark.parametrize(
     ("changes", "error", "says"),
     [
-        ({"compact.vocab_size": 100_000}, UserError, "Choose 400 or fewer"),
+        ({"compact.coverage": 0.9}, RecipeError, "give one of vocab_size, coverage"),
         ({"compact.vocab_size": 200}, UserError, "257"),
         ({"design.max_params": 1000}, BudgetError, "no shape"),
         ({"inherit.neurons": "l3"}, RecipeError, "did you mean"),

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 
 from pocketlm.run_report import (
-    CoveragePoint,
     ExportedFile,
     Interval,
     LossPoint,
@@ -15,6 +14,7 @@ from pocketlm.run_report import (
     run_report,
     verdict,
 )
+from pocketlm.run_report.vocabulary import CoveragePoint, VocabularyNotes
 
 PARTS = {"embedding": 40, "attention": 30, "ffn": 28, "norms": 2, "head": 0}
 CHILD = Side(params=100, num_bytes=400, vocab_size=512, params_by_part=PARTS)
@@ -42,6 +42,13 @@ def full() -> RunReport:
         parent=parent,
         difference=Interval(0.25, 0.2, 0.3),
         curve=[CoveragePoint(256, 0.5, 0.4), CoveragePoint(512, 0.9, 0.26)],
+        vocabulary=VocabularyNotes(
+            reason="as given",
+            law_size=300,
+            warnings=["held-out text grows more"],
+            provenance={"byte": 256, "usage": 256},
+            checks=[("round trip", True, 20, ""), ("same ids", False, 9, "1 times; first: 'x'")],
+        ),
         losses=[LossPoint(1000 * n, 5 / n, 1e-3) for n in range(1, 30)],
         round_starts=[15_000],
         exported=[ExportedFile("gguf-q8_0", 123_000, "64 greedy tokens equal")],
@@ -55,7 +62,9 @@ def test_every_part_is_on_the_page(full: RunReport) -> None:
     html = run_report(full)
     for text in (
         "Parent against child", "1.5000", "1.2500", "child / parent", "0.25",
-        "Vocabulary", "Training", "round 2", "chosen: 512", "64 greedy tokens equal", "123 kB",
+        "Vocabulary", "Training", "round 2", "chosen: 512", "law: 300",
+        "Size: as given", "Warning: held-out", "256 byte, 256 usage", "holds", "broken",
+        "64 greedy tokens equal", "123 kB",
         "Once &lt;b&gt;more&lt;/b&gt;", "There was", "compact-0a1b", "reused", "1m 15s",
         "parent: big", "name = &quot;full&quot;",
     ):  # fmt: skip

@@ -24,8 +24,9 @@ from pocketlm.steps import decide_shape
 from pocketlm.units import show_count, show_seconds
 
 _BYTES_PER_TOKEN = 3.5
-_READ_BYTES_PER_S = 1.5e6  # tokenise and count, one core
-_FIXED_SECONDS = {"design": 1.0, "inherit": 8.0, "evaluate": 15.0, "export": 20.0}
+_COUNT_BYTES_PER_S = 8e6
+_READ_BYTES_PER_S = 1.5e6  # tokenise, one core
+_FIXED_SECONDS = {"compact": 8.0, "design": 1.0, "inherit": 8.0, "evaluate": 15.0, "export": 20.0}
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def _stage_seconds(
     flops = flops_per_token(shape, table.seq_len)
     scored_bytes = min(recipe.evaluate.max_bytes, sizes["held-out"])
     seconds = {
-        "compact": 5.0 + text_bytes / _READ_BYTES_PER_S,
+        "counts": 3.0 + text_bytes / _COUNT_BYTES_PER_S,
+        "compact": _FIXED_SECONDS["compact"],
         "design": _FIXED_SECONDS["design"],
         "tokens": text_bytes / _READ_BYTES_PER_S,
         "inherit": _FIXED_SECONDS["inherit"],
@@ -122,9 +124,9 @@ def _shape(
         return Shape(**json.loads(design_artifact.path("shape.json").read_text(encoding="utf-8")))
     if inputs.parent is not None and inputs.parent.is_dir():
         parent = open_checkpoint(inputs.parent).shape
-    vocab_size = recipe.compact.vocab_size or (
-        parent.vocab_size if parent else _num_tokens(inputs.tokenizer)
-    )
+    vocab_size = recipe.compact.vocab_size
+    if not isinstance(vocab_size, int):  # decided by counting: at most the parent's
+        vocab_size = parent.vocab_size if parent else _num_tokens(inputs.tokenizer)
     return decide_shape(recipe, vocab_size, parent)
 
 

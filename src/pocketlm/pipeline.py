@@ -1,8 +1,9 @@
 """The six stages of a run: what each needs, what can be reused, what is made.
 
-    compact -> design -> (tokens) -> inherit -> train -> evaluate, export
+    (counts) -> compact -> design -> (tokens) -> inherit -> train -> evaluate, export
 
-`tokens` is the corpus in the child's vocabulary; it belongs to no stage and to several.
+`counts` is the corpus in the parent's tokens and `tokens` the corpus in the child's; they belong to
+no stage and to several.
 """
 
 from collections.abc import Mapping
@@ -115,8 +116,12 @@ def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
     hardware = resolve_hardware(recipe.train.dtype)
     train = recipe.train.model_dump(exclude={"checkpoint_seconds", "dtype"})
     draws = recipe.start != "parent" or recipe.inherit.neurons == "random"
+    by_body = recipe.compact.vocab_size == "auto" or recipe.compact.max_share is not None
     own: dict[str, Any] = {
-        "compact": {"tokenizer": inputs.tokenizer_key, "corpus": inputs.corpus_key},
+        "counts": {"tokenizer": inputs.tokenizer_key, "corpus": inputs.corpus_key,
+                   "sample": recipe.compact.sample_bytes},
+        "compact": {"body": [recipe.design.model_dump(), recipe.family, inputs.parent_key]
+                    if by_body else None},
         "design": {"parent": inputs.parent_key, "family": recipe.family},
         "tokens": {"corpus": inputs.corpus_key},
         "inherit": {"parent": inputs.parent_key, "start": recipe.start,

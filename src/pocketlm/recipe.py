@@ -7,7 +7,7 @@ are generated from them.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -43,12 +43,35 @@ class CorpusTable(Table):
 class CompactTable(Table):
     """Stage 1: a vocabulary of the right size (paper, compact tokenizer)."""
 
-    vocab_size: int | None = Field(default=None, ge=1)
-    """Tokens to keep. Default: all of the parent's."""
+    vocab_size: int | Literal["auto"] | None = None
+    """Tokens to keep, or `auto`: fewest multiplications per byte of text, (N_body + V d) tokens per
+    byte (with only [design] max_params: as `max_share` = 0.2). Default: all of the parent's."""
+    coverage: float | None = Field(default=None, gt=0, le=1)
+    """Instead of a size: keep this share of the training text's tokens (paper: > 0.9)."""
+    max_share: float | None = Field(default=None, gt=0, lt=1)
+    """Instead of a size: vocabulary matrices take at most this share of the parameters (paper:
+    < 0.2)."""
     select: str = "usage"
     """Which tokens stay: a name of SELECTORS."""
     keep: tuple[str, ...] = ()
     """Texts whose tokens stay whatever their count, such as role words of a chat."""
+    keep_patterns: tuple[str, ...] = ()
+    """Regular expressions: every token whose whole text matches one stays."""
+    keep_scripts: tuple[str, ...] = ()
+    """Scripts such as Latin, Han or Cyrillic: every token written in one stays."""
+    weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    """Source (an entry of corpus.files, its last parts) -> weight of its counts. Default: 1."""
+    sample_bytes: int | None = Field(default=None, ge=1)
+    """Training text counted at most, UTF-8 bytes; coverage then has an interval. Default: all."""
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "CompactTable":
+        given = [k for k in ("vocab_size", "coverage", "max_share") if getattr(self, k) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of {', '.join(given)}, not all")
+        if isinstance(self.vocab_size, int) and self.vocab_size < 1:
+            raise ValueError(f"vocab_size = {self.vocab_size}: at least 1")
+        return self
 
 
 class ShapeTable(Table):

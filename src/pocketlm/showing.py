@@ -10,8 +10,9 @@ from pocketlm.errors import RecipeError
 from pocketlm.model.checkpoint import open_checkpoint
 from pocketlm.model.cost import count_params
 from pocketlm.recipe import Recipe, load_recipe
+from pocketlm.run_report.vocabulary import check_lines
 from pocketlm.runs import open_run
-from pocketlm.summary import as_toml, headline
+from pocketlm.summary import as_toml, headline, vocabulary_notes
 from pocketlm.tables import Table
 from pocketlm.units import MB
 
@@ -102,5 +103,7 @@ def _run(name: str, out: Path) -> Shown:
     if "evaluate" in run.artifacts:
         lines += ["", f"{'':<18} {'parent':<24} child"]
         lines += [f"{q:<18} {parent:<24} {child}" for q, parent, child in headline(run)]
+    if "compact" in run.artifacts:
+        lines += ["", *check_lines(vocabulary_notes(run.artifacts["compact"]))]
     lines += [""] + [f"{key:<36} {s.value:<12.6g} {s.unit}" for key, s in run.scores.items()]
     return table, lines

@@ -1,6 +1,7 @@
 """What a run has to say, gathered from its artifacts: the report's data and the screen's table."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,6 @@ from pocketlm.model.cost import params_by_part
 from pocketlm.model.shape import Shape
 from pocketlm.recipe import Recipe
 from pocketlm.run_report import (
-    CoveragePoint,
     ExportedFile,
     Interval,
     LossPoint,
@@ -20,6 +20,7 @@ from pocketlm.run_report import (
     Side,
     StageLine,
 )
+from pocketlm.run_report.vocabulary import CoveragePoint, VocabularyNotes
 from pocketlm.runs import Run
 from pocketlm.units import show_bytes, show_count
 
@@ -44,6 +45,7 @@ def describe(run: Run) -> RunReport:
         parent=parent,
         difference=_interval("difference.bits_per_byte", scores),
         curve=tuple(CoveragePoint(**point) for point in _read(made["compact"], "curve.json")),
+        vocabulary=vocabulary_notes(made["compact"]),
         losses=tuple(LossPoint(int(r["tokens"]), r["loss"], r["rate"]) for r in log if "loss" in r),
         round_starts=_round_starts(log),
         exported=tuple(
@@ -56,6 +58,19 @@ def describe(run: Run) -> RunReport:
             for stage, a in made.items()
         ),
         recipe_toml=as_toml(run.recipe),
+    )
+
+
+def vocabulary_notes(artifact: Artifact) -> VocabularyNotes:
+    """What a compact artifact says about itself."""
+    notes, law = _read(artifact, "notes.json"), artifact.scores.get("law_vocab_size")
+    checks = _read(artifact, "checks.json")
+    return VocabularyNotes(
+        reason=notes["size"],
+        law_size=None if law is None else int(law.value),
+        warnings=notes["warnings"],
+        provenance=dict(Counter(_read(artifact, "provenance.json")).most_common()),
+        checks=[(c["name"], c["passed"], c["tried"], c["note"]) for c in checks],
     )
 
 
@@ -121,8 +136,13 @@ def _one_line(text: str, limit: int = 300) -> str:
 
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(v)}" for key, v in value.items()) + " }"
+        inner = (f"{_toml_key(key)} = {_toml(v)}" for key, v in value.items())
+        return "{ " + ", ".join(inner) + " }"
     return json.dumps(value, ensure_ascii=False)  # numbers, text, booleans and lists read alike
+
+
+def _toml_key(key: str) -> str:
+    return key if key.replace("_", "").isalnum() and key.isascii() else json.dumps(key)
 
 
 def _side(

@@ -49,10 +49,13 @@ class Corpus:
     text_field: str = "text"
     max_bytes: int | None = None
 
-    def documents(self, split: Split) -> Iterator[Document]:
-        """Documents of one split; of the training split no more than `max_bytes`."""
+    def documents(
+        self, split: Split, files: Sequence[TextFile] | None = None
+    ) -> Iterator[Document]:
+        """Documents of one split, of the training split no more than `max_bytes`; of some of the
+        corpus's `files` only, where they are given."""
         limit = self.survey.train_limit
-        for document in self._all():
+        for document in self._all(files):
             if document is not None:
                 where, rank = split_of(document.text)
                 if where == split and (split != "train" or rank < limit):
@@ -99,9 +102,9 @@ class Corpus:
         num_bytes["train"], num_documents["train"] = kept_bytes, kept
         return Survey(num_documents, num_bytes, num_bad_lines, limit)
 
-    def _all(self) -> Iterator[Document | None]:
+    def _all(self, files: Sequence[TextFile] | None = None) -> Iterator[Document | None]:
         """Every document; None for each line that holds none."""
-        for file in self.files:
+        for file in self.files if files is None else files:
             for text in read_texts(file, self.text_field):
                 if text is None:
                     yield None

@@ -1,29 +1,42 @@
 """A tokenizer: text to ids and back, one frame around a document, one way to disk.
 
-Accepted: byte-level BPE (`tokenizer.json`) and SentencePiece BPE (`.model` or `tokenizer.json`).
+Four families: byte-level BPE, SentencePiece-like BPE, Unigram, WordPiece.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
+from pocketlm.corpus.document import ACCEPTED, Document, Family, family_of, model_type
+from pocketlm.corpus.lossless import reason_of_loss, refuse_damage
+from pocketlm.corpus.wordpiece import vocab_txt
 from pocketlm.errors import ParentError
 
-ACCEPTED = "byte-level BPE (tokenizer.json) or SentencePiece BPE (.model or tokenizer.json)"
 END_OF_TEXT = "<|endoftext|>"
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 # Only for a tokenizer.json that comes without tokenizer_config.json; the first one found counts.
 _USUAL_NAMES = {
-    "bos_token": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", END_OF_TEXT),
-    "eos_token": ("</s>", "<eos>", "<|end_of_text|>", END_OF_TEXT),
-    "pad_token": ("<pad>", "<|pad|>"),
+    "bos_token": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", END_OF_TEXT, "[CLS]"),
+    "eos_token": ("</s>", "<eos>", "<|end_of_text|>", END_OF_TEXT, "[SEP]"),
+    "pad_token": ("<pad>", "<|pad|>", "[PAD]"),
     "unk_token": (),
 }
+_BERT_ROLES = {
+    "[CLS]": "cls_token",
+    "[SEP]": "sep_token",
+    "[MASK]": "mask_token",
+    "<mask>": "mask_token",
+}
+# What another tokenizer may have left in a folder; each counts for some loader.
+_FORMS = (
+    *("tokenizer.model", "spiece.model", "vocab.txt", "vocab.json", "merges.txt"),
+    *("added_tokens.json", "chat_template.jinja"),
+)
 _NO_LIMIT = int(1e30)  # how transformers writes "no maximal length"
 
 
@@ -37,6 +50,24 @@ class Tokenizer:
     pad_id: int | None = None
     unk_id: int | None = None
     chat_template: str | None = None
+    sentencepiece: bytes | None = field(default=None, repr=False)
+    """Serialized SentencePiece ModelProto with the same pieces by id, if the source had one."""
+
+    @cached_property
+    def document(self) -> Document:
+        """The backend as parsed `tokenizer.json`. Read it only: it is kept."""
+        parsed: Document = json.loads(self.backend.to_str())
+        return parsed
+
+    @cached_property
+    def family(self) -> Family:
+        """`byte-bpe`, `sentencepiece-bpe`, `unigram` or `wordpiece`."""
+        return family_of(self.document)
+
+    @cached_property
+    def lossless(self) -> str | None:
+        """None if decode(encode(x)) == x for any text; else one line why not."""
+        return reason_of_loss(self)
 
     @cached_property
     def num_tokens(self) -> int:
@@ -95,10 +126,21 @@ class Tokenizer:
         return [*prefix, *ids, *suffix]
 
     def save(self, folder: Path) -> None:
-        """Write the files that transformers' `AutoTokenizer` reads, with the same ids."""
+        """Write the files that transformers' `AutoTokenizer` reads, with the same ids.
+
+        `tokenizer.json` and its settings; `tokenizer.model` where there is a SentencePiece form,
+        `vocab.txt` for WordPiece. Other forms that lie there, of another vocabulary, are removed.
+        """
         folder.mkdir(parents=True, exist_ok=True)
+        for name in _FORMS:
+            (folder / name).unlink(missing_ok=True)
         self.backend.save(str(folder / "tokenizer.json"))
-        specials = self.roles
+        if self.sentencepiece is not None:
+            (folder / "tokenizer.model").write_bytes(self.sentencepiece)
+        lines = vocab_txt(self.backend.get_vocab()) if self.family == "wordpiece" else None
+        if lines is not None:
+            (folder / "vocab.txt").write_text(lines, encoding="utf-8", newline="\n")
+        specials = {**self._named_specials(), **self.roles}
         config: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": _NO_LIMIT,
@@ -111,22 +153,34 @@ class Tokenizer:
         _write_json(folder / "tokenizer_config.json", config)
         _write_json(folder / "special_tokens_map.json", specials)
 
+    def _named_specials(self) -> dict[str, str]:
+        """BERT's roles, for the special tokens that have their names."""
+        added = self.backend.get_added_tokens_decoder().values()
+        there = {token.content for token in added if token.special}
+        return {role: name for name, role in _BERT_ROLES.items() if name in there}
+
 
 def tokenizer_from_document(
-    document: Mapping[str, Any], *, roles: Mapping[str, str], chat_template: str | None = None
+    document: Mapping[str, Any],
+    *,
+    roles: Mapping[str, str],
+    chat_template: str | None = None,
+    sentencepiece: bytes | None = None,
 ) -> Tokenizer:
     """A tokenizer from parsed `tokenizer.json`; `roles` maps `bos_token`, ... to the token.
 
     Truncation, padding and dropout are switched off. Without roles the usual names are looked
-    for. Raises `ParentError` (without the file's name) for other families and shifted ids.
+    for. Raises `ParentError` (without the file's name) for other families, damage and shifted ids.
     """
-    model = dict(document.get("model") or {})
-    family = model.get("type") or ("BPE" if "merges" in model else "unknown")
-    if family != "BPE":
-        raise ParentError(f"a {family} tokenizer; accepted: {ACCEPTED}")
-    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-        raise ParentError(f"BPE with word-part marks; accepted: {ACCEPTED}")
-    plain = {**document, "model": {**model, "dropout": None}, "truncation": None, "padding": None}
+    kind = model_type(document.get("model") or {})
+    family_of(document)
+    model = {**document["model"], "type": kind}
+    if kind == "BPE":
+        model["dropout"] = None
+        if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+            raise ParentError(f"BPE with word-part marks; accepted: {ACCEPTED}")
+    plain = {**document, "model": model, "truncation": None, "padding": None}
+    refuse_damage(plain, roles)
     try:
         backend = tokenizers.Tokenizer.from_str(json.dumps(plain, ensure_ascii=False))
     except Exception as error:  # the library raises bare Exception
@@ -135,10 +189,11 @@ def tokenizer_from_document(
     for added in document.get("added_tokens") or ():
         if backend.token_to_id(added["content"]) != added["id"]:
             raise ParentError(f"added token {added['content']!r} does not sit at id {added['id']}")
-    if model.get("unk_token"):
-        roles = {"unk_token": model["unk_token"], **roles}
-    ids = _role_ids(backend, roles)
-    return Tokenizer(backend=backend, chat_template=chat_template, **ids)
+    unk = model.get("unk_token") if kind != "Unigram" else model["vocab"][model["unk_id"]][0]
+    ids = _role_ids(backend, {"unk_token": unk, **roles} if unk else roles)
+    return Tokenizer(
+        backend=backend, chat_template=chat_template, sentencepiece=sentencepiece, **ids
+    )
 
 
 def train_tokenizer(texts: Iterator[str], *, vocab_size: int) -> Tokenizer:

@@ -2,10 +2,12 @@
 
 STAGES = ("compact", "design", "inherit", "train", "evaluate", "export")
 
-# What each artifact is made from, in the order of making. `tokens` is the corpus in the child's
-# vocabulary; it belongs to no stage and to several.
+# What each artifact is made from, in the order of making. Two belong to no stage: `counts`, the
+# corpus in the parent's tokens, from which every size and selector starts, and `tokens`, the corpus
+# in the child's.
 NEEDS: dict[str, tuple[str, ...]] = {
-    "compact": (),
+    "counts": (),
+    "compact": ("counts",),
     "design": ("compact",),
     "tokens": ("compact",),
     "inherit": ("compact", "design"),
@@ -15,4 +17,4 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 
 # Part of every artifact's key: raise a stage's number whenever its results change.
-VERSIONS = {"tokens": 1, **dict.fromkeys(STAGES, 1)}
+VERSIONS = {"counts": 1, "tokens": 1, **dict.fromkeys(STAGES, 1), "compact": 2}

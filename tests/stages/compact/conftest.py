@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pocketlm.corpus.documents import SPLITS, Document, Survey
+from pocketlm.corpus.files import TextFile
 from pocketlm.corpus.tokenizer import Tokenizer, train_tokenizer
 from pocketlm.corpus.tokenizer_files import load_tokenizer
 
@@ -19,14 +21,23 @@ CHINESE = (
 
 @dataclass(frozen=True)
 class MemoryCorpus:
-    """Stands in for `Corpus`: every fifth text is for choosing."""
+    """Stands in for `Corpus`: of five texts one is for choosing and one is held out."""
 
     all_texts: tuple[str, ...]
+    files: tuple[TextFile, ...] = (TextFile(Path(__file__), "memory"),)
 
     def texts(self, split: str) -> Iterator[str]:
         for number, text in enumerate(self.all_texts):
-            if (number % 5 == 0) == (split == "choose"):
+            if {0: "choose", 1: "held-out"}.get(number % 5, "train") == split:
                 yield text
+
+    def documents(self, split: str, files: object = None) -> Iterator[Document]:
+        return (Document(text, "memory") for text in self.texts(split))
+
+    @property
+    def survey(self) -> Survey:
+        sizes = {s: sum(len(t.encode()) for t in self.texts(s)) for s in SPLITS}
+        return Survey(dict.fromkeys(SPLITS, 1), sizes, 0, 2**64)
 
 
 @pytest.fixture(scope="session")

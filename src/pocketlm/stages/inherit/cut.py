@@ -5,8 +5,8 @@ Memory stays near the child plus one tensor, whatever the parent's size. Indices
 parent's own shape every tensor is the parent's, bit for bit.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,12 +14,11 @@ from pocketlm.model.checkpoint import Checkpoint
 from pocketlm.model.child import Child
 from pocketlm.model.family import Axis, load_family, tensors_of
 from pocketlm.model.shape import Shape, config_with
+from pocketlm.model.token_ids import new_ids_of, remap_token_ids
 from pocketlm.stages.inherit.neurons import Indices, Units
 
 if TYPE_CHECKING:
     import torch
-
-_TOKEN_ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def cut(
@@ -41,7 +40,8 @@ def cut(
             source = placed.row.name.format(layer=kept_L[placed.layer])
         kept = _kept_entries(placed.layer, kept_V, units, shape.head_dim)
         tensors[placed.name] = _take(parent.read(source), [kept[axis] for axis in placed.row.axes])
-    return Child(config=_child_config(parent.config, shape, kept_V), tensors=tensors)
+    config = remap_token_ids(parent.config, new_ids_of(kept_V.tolist()))
+    return Child(config=config_with(config, shape), tensors=tensors)
 
 
 def _kept_entries(
@@ -68,19 +68,3 @@ def _take(tensor: "torch.Tensor", indices: Sequence[Indices]) -> "torch.Tensor":
     for axis, kept in enumerate(indices):
         tensor = tensor.index_select(axis, torch.from_numpy(kept))
     return tensor.to(torch.float32)
-
-
-def _child_config(config: Mapping[str, Any], shape: Shape, kept_V: Indices) -> dict[str, Any]:
-    """The parent's config at the child's shape, its token ids translated.
-
-    An id whose token did not stay becomes None: leaving it out would bring back a default.
-    """
-    child_id = {int(parent_id): child_id for child_id, parent_id in enumerate(kept_V)}
-    translated: dict[str, Any] = {}
-    for key in _TOKEN_ID_KEYS:
-        ids = config.get(key)
-        if isinstance(ids, list):
-            translated[key] = [child_id[i] for i in ids if i in child_id] or None
-        elif key in config:
-            translated[key] = child_id.get(ids) if ids is not None else None
-    return {**config_with(config, shape), **translated}

@@ -1,48 +1,64 @@
 """Write the child's tokenizer: the parent's own file with fewer tokens and dense ids.
 
-A merge stays iff both halves and the result stay; the order of merges stays. Then text whose
-pieces are all kept is encoded as before, because no removed merge was ever applied in it.
+Each family says which tokens no text can do without (`alphabet`) and how its model loses the
+others (`cut_model`); what is around the model is renumbered here, the same for all.
 Shapes: V child ids, P parent ids.
 """
 
-import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from pocketlm.corpus.document import Document, Family, with_added
+from pocketlm.corpus.sentencepiece import cut_pieces
 from pocketlm.corpus.tokenizer import Tokenizer, tokenizer_from_document
-from pocketlm.stages.compact.rebuild import byte_bpe, sentencepiece_bpe
+from pocketlm.stages.compact.rebuild import byte_bpe, sentencepiece_bpe, unigram, wordpiece
+
+
+class _Family(NamedTuple):
+    cut_model: Callable[[Document, Mapping[int, int]], Document]
+    """Model part and old id -> new id; the model with those tokens only."""
+    alphabet: Callable[[Document], list[int]]
+    """Model part; ids without which some text becomes unwritable."""
+
+
+_FAMILIES: Mapping[Family, _Family] = {
+    "byte-bpe": _Family(byte_bpe.cut_model, byte_bpe.alphabet),
+    "sentencepiece-bpe": _Family(sentencepiece_bpe.cut_model, sentencepiece_bpe.alphabet),
+    "unigram": _Family(unigram.cut_model, unigram.alphabet),
+    "wordpiece": _Family(wordpiece.cut_model, wordpiece.alphabet),
+}
 
 
 def alphabet(tokenizer: Tokenizer) -> list[int]:
     """Ids without which some text that can be written now could not be written any more."""
-    document = json.loads(tokenizer.backend.to_str())
-    if byte_bpe.is_family(document):
-        return byte_bpe.alphabet(document["model"])
-    return sentencepiece_bpe.alphabet(document["model"])
+    return _FAMILIES[tokenizer.family].alphabet(tokenizer.document["model"])
 
 
 def rebuild(tokenizer: Tokenizer, kept_V: npt.NDArray[np.int64]) -> Tokenizer:
-    """`tokenizer` with the tokens `kept_V` only, numbered 0..V-1 in that order.
+    """`tokenizer` with the tokens `kept_V` only (ascending), numbered 0..V-1 in that order.
 
-    Every id in the file is renumbered: vocabulary, added tokens, post-processor; the roles of
-    bos, eos, pad and unk go by name. All added tokens must be in `kept_V`.
+    Every id in the file is renumbered: vocabulary, unknown id, added tokens, post-processor, and
+    the SentencePiece form; the roles of bos, eos, pad and unk go by name. All added tokens, the
+    roles and the alphabet must be in `kept_V`.
     """
-    new_ids = {int(old): new for new, old in enumerate(kept_V)}
-    document = json.loads(tokenizer.backend.to_str())
-    model = document["model"]
-    old_vocab: dict[str, int] = model["vocab"]
-    vocab = {piece: new_ids[i] for piece, i in old_vocab.items() if i in new_ids}
-    merges = [m for m in model["merges"] if m[0] in vocab and m[1] in vocab and "".join(m) in vocab]
-    document["model"] = {**model, "vocab": vocab, "merges": merges}
-    document["added_tokens"] = [
-        {**token, "id": new_ids[token["id"]]} for token in document["added_tokens"]
-    ]
-    document["post_processor"] = _renumber(document["post_processor"], new_ids)
+    new_ids = {old: new for new, old in enumerate(kept_V.tolist())}
+    document = tokenizer.document
+    added = [{**token, "id": new_ids[token["id"]]} for token in document["added_tokens"]]
+    child = {
+        **document,
+        "model": _FAMILIES[tokenizer.family].cut_model(document["model"], new_ids),
+        "added_tokens": [],
+        "post_processor": _renumber(document["post_processor"], new_ids),
+    }
+    proto = tokenizer.sentencepiece
     return tokenizer_from_document(
-        document, roles=tokenizer.roles, chat_template=tokenizer.chat_template
+        with_added(child, added),
+        roles=tokenizer.roles,
+        chat_template=tokenizer.chat_template,
+        sentencepiece=None if proto is None else cut_pieces(proto, kept_V.tolist()),
     )
 
 

@@ -1,29 +1,22 @@
-"""Byte-level BPE (GPT-2, Llama 3, Qwen): 256 characters stand for the 256 bytes."""
+"""Byte-level BPE (GPT-2, Llama 3, Qwen): 256 characters stand for the 256 bytes.
 
-from typing import Any
+A merge stays iff both halves and the result stay; the order of merges stays. Then text whose
+pieces are all kept is encoded as before, because no removed merge was ever applied in it.
+"""
 
-from tokenizers import pre_tokenizers
+from collections.abc import Mapping
 
-
-def is_family(document: Any) -> bool:
-    """Whether a `tokenizer.json` turns text into byte characters before BPE."""
-    return any(
-        step["type"] == "ByteLevel"
-        for place in ("normalizer", "pre_tokenizer")
-        for step in _steps(document[place])
-    )
+from pocketlm.corpus.document import Document, byte_characters
 
 
-def alphabet(model: Any) -> list[int]:
+def cut_model(model: Document, new_ids: Mapping[int, int]) -> Document:
+    """The model with the pieces in `new_ids`, and the merges among them."""
+    vocab = {piece: new_ids[i] for piece, i in model["vocab"].items() if i in new_ids}
+    merges = [m for m in model["merges"] if m[0] in vocab and m[1] in vocab and "".join(m) in vocab]
+    return {**model, "vocab": vocab, "merges": merges}
+
+
+def alphabet(model: Document) -> list[int]:
     """Ids of the byte characters that the source has. A missing one loses its byte silently."""
-    characters = pre_tokenizers.ByteLevel.alphabet()
-    return [i for piece, i in model["vocab"].items() if piece in characters]
-
-
-def _steps(place: Any) -> list[Any]:
-    if place is None:
-        return []
-    if place["type"] != "Sequence":
-        return [place]
-    steps: list[Any] = place.get("pretokenizers") or place.get("normalizers") or []
-    return steps
+    vocab = model["vocab"]
+    return [vocab[character] for character in byte_characters().values() if character in vocab]

@@ -18,6 +18,7 @@ from pocketlm.report import (
     side_by_side,
     table,
 )
+from pocketlm.run_report.vocabulary import CoveragePoint, VocabularyNotes, vocabulary_section
 from pocketlm.units import show_bytes, show_count, show_seconds
 
 
@@ -49,15 +50,6 @@ class Side:
     """Part (embedding, attention, ffn, norms, head) -> parameters; at most six parts."""
     sample: str = ""
     """What it writes after the prompt."""
-
-
-@dataclass(frozen=True)
-class CoveragePoint:
-    """One vocabulary size: share of the corpus's tokens it keeps, and the length it costs."""
-
-    vocab_size: int
-    coverage: float
-    tokens_per_byte: float
 
 
 @dataclass(frozen=True)
@@ -100,6 +92,7 @@ class RunReport:
     difference: Interval | None = None
     """Bits per byte, child minus parent, paired by document."""
     curve: Sequence[CoveragePoint] = ()
+    vocabulary: VocabularyNotes | None = None
     losses: Sequence[LossPoint] = ()
     round_starts: Sequence[int] = ()
     """Tokens seen when the second and each later round began."""
@@ -212,21 +205,7 @@ def _parts(data: RunReport) -> Html:
 
 
 def _vocabulary(data: RunReport) -> list[Html]:
-    if not data.curve:
-        return []
-    sizes = [point.vocab_size for point in data.curve]
-    chosen = {f"chosen: {data.child.vocab_size:,}": data.child.vocab_size}
-    coverage = line_plot(
-        [Line("", sizes, [100 * point.coverage for point in data.curve])],
-        x_label="tokens kept", y_label="% of the corpus's tokens", marks=chosen,
-        description="Coverage over vocabulary size",
-    )  # fmt: skip
-    length = line_plot(
-        [Line("", sizes, [point.tokens_per_byte for point in data.curve])],
-        x_label="tokens kept", y_label="tokens per byte", marks=chosen,
-        description="Tokens per byte over vocabulary size",
-    )  # fmt: skip
-    return [side_by_side([("Coverage", coverage), ("Length", length)])]
+    return vocabulary_section(data.curve, data.child.vocab_size, data.vocabulary)
 
 
 def _training(data: RunReport) -> list[Html]:

@@ -1,42 +1,30 @@
-"""The command line: verbs to calls. The only file that prints or exits.
+"""The verbs: each reads its options, calls one function, prints what came back."""
 
-Results go to stdout, progress to stderr. Exit 0 made, 1 failed, 2 your input, 75 interrupted and
-resumable.
-"""
-
-import json
-import os
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
-from pocketlm.errors import Interrupted, PocketLMError
-from pocketlm.hardware import PROCESS_SETTINGS, restart_with
-from pocketlm.progress import SILENT, Progress, RichProgress
+from pocketlm.cli.options import (
+    AsJson,
+    Out,
+    Quiet,
+    RecipePath,
+    Redo,
+    Settings,
+    load,
+    print_json,
+    printable,
+    progress,
+)
+from pocketlm.errors import RecipeError
 
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Turn a larger language model and a corpus into the best tiny one for a device.",
 )
-
-# Typer carries its own click; this is the public way to the class of wrong words and options.
-UsageError: Any = typer.BadParameter.__bases__[0]
-
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A .toml recipe.")]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of all runs.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key; repeatable."),
-]
-Redo = Annotated[str | None, typer.Option(metavar="STAGE", help="Make this stage again.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -67,14 +55,60 @@ def make(
     from pocketlm import pipeline
     from pocketlm.summary import result_lines
 
-    found = _load(recipe, settings)
-    run = pipeline.make(found, out=out, redo=redo, progress=_progress(quiet))
+    found = load(recipe, settings)
+    run = pipeline.make(found, out=out, redo=redo, progress=progress(quiet))
     report = _write_report(run)
     if as_json:
-        _print_json(_flat(run) | {"report": str(report)})
+        print_json(_flat(run) | {"report": str(report)})
     else:
         for line in [*result_lines(run), "", f"report  {report}"]:
-            typer.echo(_printable(line))
+            typer.echo(printable(line))
+
+
+@app.command()
+def compact(
+    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="A recipe, or")] = None,
+    parent: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="a model to make smaller, or")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="FILE|DIR", help="a tokenizer alone.")
+    ] = None,
+    corpus: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Text; repeatable.")
+    ] = None,
+    vocab_size: Annotated[
+        str | None, typer.Option(metavar="N|auto", help="Tokens to keep; auto needs --parent.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Result, or folder of all runs.")] = Path(
+        "runs"
+    ),
+    settings: Settings = None,
+    redo: Redo = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make RECIPE up to and including compact; or cut one vocabulary: --parent or --tokenizer.
+
+    Without a recipe, --set takes the keys of [corpus] and [compact]: --set compact.coverage=0.95.
+    """
+    if recipe is not None:
+        if parent or tokenizer or corpus or vocab_size:
+            raise RecipeError("a recipe names its parent, corpus and size; change them with --set")
+        _up_to("compact", recipe, out, settings, redo, as_json, quiet)
+        return
+    from pocketlm.compacting import compact_files, read_request
+
+    request = read_request(
+        parent=parent, tokenizer=tokenizer, corpus=corpus or [], vocab_size=vocab_size,
+        settings=settings or [],
+    )  # fmt: skip
+    made = compact_files(request, out, progress=progress(quiet))
+    if as_json:
+        print_json(made.as_dict())
+        return
+    for line in made.lines():
+        typer.echo(printable(line))
 
 
 def _stage_command(stage: str) -> Callable[..., None]:
@@ -86,23 +120,13 @@ def _stage_command(stage: str) -> Callable[..., None]:
         as_json: AsJson = False,
         quiet: Quiet = False,
     ) -> None:
-        from pocketlm import pipeline
-
-        found = _load(recipe, settings)
-        progress = _progress(quiet)
-        run = pipeline.make(found, out=out, until=stage, redo=redo, progress=progress)
-        if as_json:
-            _print_json(_flat(run))
-            return
-        for name, score in run.artifacts[stage].scores.items():
-            typer.echo(f"{name:<28} {score.value:<12.6g} {score.unit}")
-        typer.echo(f"\n{stage}  {run.artifacts[stage].folder}")
+        _up_to(stage, recipe, out, settings, redo, as_json, quiet)
 
     command.__doc__ = f"Make RECIPE up to and including {stage}."
     return command
 
 
-for _stage in ("compact", "design", "inherit", "train", "evaluate", "export"):
+for _stage in ("design", "inherit", "train", "evaluate", "export"):
     app.command(_stage)(_stage_command(_stage))
 
 
@@ -116,9 +140,9 @@ def plan(
     """Say what `make` would make, what it would reuse, and what it costs."""
     from pocketlm.estimate import estimate
 
-    estimated = estimate(_load(recipe, settings), out=out)
+    estimated = estimate(load(recipe, settings), out=out)
     if as_json:
-        _print_json(estimated.as_dict())
+        print_json(estimated.as_dict())
         return
     for line in estimated.lines():
         typer.echo(line)
@@ -140,7 +164,7 @@ def compare(
     loaded = load_study(study)
     hours = estimate_seconds(loaded, out=out) / 3600
     typer.echo(f"{loaded.name}: about {hours:.2f} hours of work left", err=True)
-    comparison = run_study(loaded, out=out, progress=_progress(quiet))
+    comparison = run_study(loaded, out=out, progress=progress(quiet))
     written = write_report(comparison, out / "studies" / loaded.name)
     if as_json:
         typer.echo(written["json"].read_text(encoding="utf-8"))
@@ -162,10 +186,10 @@ def show(
 
     table, lines = showing.show(what, out=out, changes=parse_settings(settings or []))
     if as_json:
-        _print_json(table)
+        print_json(table)
         return
     for line in lines:
-        typer.echo(_printable(line))
+        typer.echo(printable(line))
 
 
 @app.command()
@@ -183,7 +207,7 @@ def generate(
 
     found = open_run(run, out=out)
     text = continue_run(found, prompt, tokens=tokens, temperature=temperature, seed=seed)
-    typer.echo(_printable(prompt + text))
+    typer.echo(printable(prompt + text))
 
 
 @app.command()
@@ -209,7 +233,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     findings = examine()
     if as_json:
-        _print_json({f.name: {"state": f.state, "text": f.text} for f in findings})
+        print_json({f.name: {"state": f.state, "text": f.text} for f in findings})
     else:
         for finding in findings:
             typer.echo(f"{finding.state:<8} {finding.name:<18} {finding.text}")
@@ -217,52 +241,25 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def main() -> None:
-    """Entry point of the `pocketlm` command."""
-    if len(sys.argv) > 2 and sys.argv[1] not in ("plan", "show", "new", "doctor"):
-        restart_with(PROCESS_SETTINGS)  # verbs that compute
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _interrupt)
-    sys.exit(run(sys.argv[1:]))
+def _up_to(
+    stage: str,
+    recipe: Path,
+    out: Path,
+    settings: list[str] | None,
+    redo: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from pocketlm import pipeline
 
-
-def run(arguments: list[str]) -> int:
-    """Do what `arguments` say and return the exit code: errors are one line, no traceback."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # parents are folders: nothing is ever fetched
-    try:
-        return int(app(arguments, prog_name="pocketlm", standalone_mode=False) or 0)
-    except UsageError as error:
-        return _fail(error.format_message(), error.exit_code)
-    except PocketLMError as error:
-        return _fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        kept = "interrupted; finished stages are kept, the same command continues"
-        return _fail(kept, Interrupted.exit_code)
-    except BrokenPipeError:  # the reader of our output went away
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:  # no space left, no permission: the system's words say which file
-        return _fail(str(error), 1)
-
-
-def _fail(message: str, exit_code: int) -> int:
-    typer.echo(f"pocketlm: {_printable(' '.join(message.split()))}", err=True)
-    return exit_code
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _load(path: Path, settings: list[str] | None) -> Any:
-    from pocketlm.recipe import load_recipe
-    from pocketlm.tables import parse_settings
-
-    return load_recipe(path, changes=parse_settings(settings or []))
-
-
-def _progress(quiet: bool) -> Progress:
-    return SILENT if quiet else RichProgress()
+    found = load(recipe, settings)
+    run = pipeline.make(found, out=out, until=stage, redo=redo, progress=progress(quiet))
+    if as_json:
+        print_json(_flat(run))
+        return
+    for name, score in run.artifacts[stage].scores.items():
+        typer.echo(f"{name:<28} {score.value:<12.6g} {score.unit}")
+    typer.echo(f"\n{stage}  {run.artifacts[stage].folder}")
 
 
 def _write_report(run: Any) -> Path:
@@ -285,12 +282,3 @@ def _flat(run: Any) -> dict[str, Any]:
         "reused": sorted(run.reused),
         **{name: score.value for name, score in run.scores.items()},
     }
-
-
-def _print_json(table: dict[str, Any]) -> None:
-    typer.echo(json.dumps(table, ensure_ascii=False))
-
-
-def _printable(text: str) -> str:
-    """Without control characters: model text must not drive a terminal."""
-    return "".join(c for c in text if c.isprintable() or c in "\n\t")

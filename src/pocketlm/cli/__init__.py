@@ -1,0 +1,58 @@
+"""The command line: verbs to calls. The only package that prints or exits.
+
+Results go to stdout, progress to stderr. Exit 0 made, 1 failed, 2 your input, 75 interrupted and
+resumable.
+"""
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import typer
+
+from pocketlm.cli.options import printable
+from pocketlm.cli.verbs import app
+from pocketlm.errors import Interrupted, PocketLMError
+from pocketlm.hardware import PROCESS_SETTINGS, restart_with
+
+# Typer carries its own click; this is the public way to the class of wrong words and options.
+UsageError: Any = typer.BadParameter.__bases__[0]
+
+
+def main() -> None:
+    """Entry point of the `pocketlm` command."""
+    if len(sys.argv) > 2 and sys.argv[1] not in ("plan", "show", "new", "doctor"):
+        restart_with(PROCESS_SETTINGS)  # verbs that compute
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Do what `arguments` say and return the exit code: errors are one line, no traceback."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # parents are folders: nothing is ever fetched
+    try:
+        return int(app(arguments, prog_name="pocketlm", standalone_mode=False) or 0)
+    except UsageError as error:
+        return _fail(error.format_message(), error.exit_code)
+    except PocketLMError as error:
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        kept = "interrupted; finished stages are kept, the same command continues"
+        return _fail(kept, Interrupted.exit_code)
+    except BrokenPipeError:  # the reader of our output went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # no space left, no permission: the system's words say which file
+        return _fail(str(error), 1)
+
+
+def _fail(message: str, exit_code: int) -> int:
+    typer.echo(f"pocketlm: {printable(' '.join(message.split()))}", err=True)
+    return exit_code
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

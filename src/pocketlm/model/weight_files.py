@@ -1,0 +1,161 @@
+"""Safetensors files as bytes: where each tensor lies, and files written without holding a tensor.
+
+Format: 8 bytes little-endian header length, a JSON header (name -> dtype, shape, data_offsets;
+__metadata__ -> text by text), then the bytes of the tensors without gaps, in any dtype.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pocketlm.errors import ParentError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+CHUNK_BYTES = 8 << 20
+
+_PICKLED = (".bin", ".pt", ".pth")
+_ALIGNMENT = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredTensor:
+    """One tensor of a file: `num_bytes` from `offset` of the file on, row by row."""
+
+    name: str
+    dtype: str
+    dims: tuple[int, ...]
+    offset: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFile:
+    """A file's tensors in the order of their bytes."""
+
+    path: Path
+    metadata: Mapping[str, str]
+    tensors: tuple[StoredTensor, ...]
+
+
+def weight_files(folder: Path) -> tuple[WeightFile, ...]:
+    """The safetensors files that make up a checkpoint: one, or the shards of its index.
+
+    Raises `ParentError` where there are none, where they are pickled, damaged or cut short, and
+    where index and shards disagree.
+    """
+    if (folder / SINGLE).is_file():
+        return (read_weight_file(folder / SINGLE),)
+    if (folder / INDEX).is_file():
+        return _shards(folder)
+    if any(path.suffix in _PICKLED for path in folder.iterdir()):
+        raise ParentError(f"{folder}: pickled checkpoints are not loaded; convert to safetensors")
+    raise ParentError(f"{folder}: no {SINGLE} and no {INDEX}")
+
+
+def read_weight_file(path: Path) -> WeightFile:
+    """The header of `path`; raises `ParentError` for a damaged file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):  # holds lengths, offsets and gaps against the file
+            pass
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(header_bytes))
+    except FileNotFoundError:
+        raise ParentError(f"{path}: no such file, though {INDEX} names it") from None
+    except (OSError, SafetensorError) as error:
+        raise ParentError(f"{path}: damaged or cut short ({error})") from None
+    metadata = header.pop("__metadata__", {})
+    tensors = [_stored(name, entry, 8 + header_bytes) for name, entry in header.items()]
+    tensors.sort(key=lambda tensor: (tensor.offset, tensor.num_bytes))
+    return WeightFile(path=path, metadata=metadata, tensors=tuple(tensors))
+
+
+def write_weight_file(
+    path: Path,
+    metadata: Mapping[str, str],
+    tensors: Sequence[StoredTensor],
+    chunks_of: Callable[[StoredTensor], Iterator[bytes]],
+) -> None:
+    """Write `tensors` one after the other, whatever `chunks_of` gives for each.
+
+    Only `num_bytes` of a tensor counts here; its offset may be that of another file.
+    """
+    with path.open("wb") as file:
+        file.write(_header(metadata, tensors))
+        for tensor in tensors:
+            start = file.tell()
+            for chunk in chunks_of(tensor):
+                file.write(chunk)
+            assert file.tell() - start == tensor.num_bytes, tensor.name
+
+
+def read_chunks(path: Path, offset: int, num_bytes: int) -> Iterator[bytes]:
+    """`num_bytes` of a file from `offset` on, a little at a time."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        while num_bytes:
+            chunk = file.read(min(num_bytes, CHUNK_BYTES))
+            if not chunk:
+                raise ParentError(f"{path}: cut short while it was read")
+            num_bytes -= len(chunk)
+            yield chunk
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises `ParentError`."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParentError(f"{path.parent}: no {path.name}") from None
+    except (OSError, ValueError) as error:
+        raise ParentError(f"{path}: not a readable JSON file ({error})") from None
+    if not isinstance(table, dict):
+        raise ParentError(f"{path}: holds no JSON object")
+    return table
+
+
+def _shards(folder: Path) -> tuple[WeightFile, ...]:
+    shard_of = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(shard_of, dict) or not all(
+        isinstance(shard, str) and Path(shard).name == shard for shard in shard_of.values()
+    ):
+        raise ParentError(f"{folder / INDEX}: no weight_map of file names in this folder")
+    files = tuple(read_weight_file(folder / shard) for shard in sorted(set(shard_of.values())))
+    stored = {(tensor.name, file.path.name) for file in files for tensor in file.tensors}
+    for name, shard in shard_of.items():
+        if (name, shard) not in stored:
+            raise ParentError(f"{folder / INDEX}: tensor {name} is not in {shard}")
+    return files
+
+
+def _stored(name: str, entry: Mapping[str, Any], data_start: int) -> StoredTensor:
+    start, end = entry["data_offsets"]
+    return StoredTensor(
+        name=name,
+        dtype=entry["dtype"],
+        dims=tuple(entry["shape"]),
+        offset=data_start + start,
+        num_bytes=end - start,
+    )
+
+
+def _header(metadata: Mapping[str, str], tensors: Sequence[StoredTensor]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    start = 0
+    for tensor in tensors:
+        offsets = [start, start + tensor.num_bytes]
+        header[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.dims),
+            "data_offsets": offsets,
+        }
+        start = offsets[1]
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(math.ceil(len(text) / _ALIGNMENT) * _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text

@@ -1,0 +1,139 @@
+"""Encode distinct segments: by tiktoken or sentencepiece where right, else by the model alone.
+
+Shapes: U segments, R ranks, T ids of all segments in a row.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+
+from pocketlm.corpus.document import byte_characters, vocab_of
+from pocketlm.corpus.tokenizer import Tokenizer
+from pocketlm.stages.compact.segments import BORDER
+
+IntArray = npt.NDArray[np.int64]
+Flat = tuple[IntArray, IntArray]
+"""Ids of all segments in a row, and how many belong to each."""
+
+_ENCODE_AT_ONCE = 50_000
+
+
+def segment_encoder(tokenizer: Tokenizer) -> Callable[[Sequence[str]], Flat] | None:
+    if tokenizer.family == "byte-bpe":
+        return _tiktoken(tokenizer) or _model_only(tokenizer)
+    if tokenizer.sentencepiece is not None:
+        encode = sentencepiece_encoder(_as_it_is(tokenizer.sentencepiece))
+        return lambda segments: _flatten(encode(segments))
+    return _model_only(tokenizer)
+
+
+def _tiktoken(tokenizer: Tokenizer) -> Callable[[Sequence[str]], Flat] | None:
+    """All segments in one text, a NUL after each, encoded in one call.
+
+    tiktoken merges the pair whose joined token ranks first. That is what a list of merges says if
+    every token but the bytes is its own encoding; otherwise None.
+    """
+    try:
+        import tiktoken
+    except ImportError:
+        return None
+    model = tokenizer.document["model"]
+    vocab = vocab_of(model)
+    symbols = list(byte_characters().values())
+    if any(symbol not in vocab for symbol in symbols):
+        return None
+    ranks = {symbol: i for i, symbol in enumerate(symbols)}
+    for left, right in model["merges"]:
+        ranks.setdefault(left + right, len(ranks))
+    if not model.get("ignore_merges"):
+        alone = tokenizer.backend.model.tokenize
+        if any(len(alone(piece)) != 1 for piece in ranks):
+            return None
+    by_bytes = dict(zip(as_bytes(ranks), range(len(ranks)), strict=True))
+    ids_R = np.array([vocab[piece] for piece in ranks], dtype=np.int64)
+    encoding = tiktoken.Encoding(
+        "segments", pat_str=r"[^\x00]+|\x00", mergeable_ranks=by_bytes, special_tokens={}
+    )
+    border = by_bytes[BORDER.encode()]
+
+    def encode(segments: Sequence[str]) -> Flat:
+        ranks_T = encoding.encode_to_numpy(BORDER.join(segments) + BORDER).astype(np.int64)
+        is_border = ranks_T == border
+        ends_U = np.flatnonzero(is_border)
+        lengths_U = np.diff(ends_U, prepend=-1) - 1
+        return ids_R[ranks_T[~is_border]], lengths_U
+
+    return encode
+
+
+def _model_only(tokenizer: Tokenizer) -> Callable[[Sequence[str]], Flat]:
+    """The library's own model on segments that are already normalised."""
+    plain = {**tokenizer.document, "normalizer": None, "pre_tokenizer": None, "added_tokens": []}
+    plain["post_processor"] = None
+    backend = tokenizers.Tokenizer.from_str(json.dumps(plain, ensure_ascii=False))
+    table = byte_characters()
+
+    def encode(segments: Sequence[str]) -> Flat:
+        if tokenizer.family == "byte-bpe":
+            segments = ["".join(table[b] for b in segment.encode()) for segment in segments]
+        ids: list[list[int]] = []
+        for start in range(0, len(segments), _ENCODE_AT_ONCE):
+            some = list(segments[start : start + _ENCODE_AT_ONCE])
+            found = backend.encode_batch_fast(some, add_special_tokens=False)
+            ids += [encoding.ids for encoding in found]
+        return _flatten(ids)
+
+    return encode
+
+
+def _flatten(ids: Sequence[Sequence[int]]) -> Flat:
+    lengths_U = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
+    return np.fromiter(chain.from_iterable(ids), dtype=np.int64), lengths_U
+
+
+def as_bytes(pieces: Any) -> Iterator[bytes]:
+    """Pieces of a byte-level vocabulary as the bytes they stand for; others stand for nothing."""
+    byte_of = {character: byte for byte, character in byte_characters().items()}
+    for piece in pieces:
+        known = all(character in byte_of for character in piece)
+        yield bytes(byte_of[c] for c in piece) if known else b""
+
+
+def sentencepiece_encoder(proto: bytes) -> Callable[[Sequence[str]], list[list[int]]]:
+    import sentencepiece
+
+    with _quiet():
+        processor = sentencepiece.SentencePieceProcessor(model_proto=proto)
+    return lambda texts: processor.encode(list(texts), num_threads=1)
+
+
+def _as_it_is(proto: bytes) -> bytes:
+    """The model without its normaliser: a segment is encoded as it stands."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto.FromString(proto)
+    spec = model.normalizer_spec
+    spec.add_dummy_prefix = spec.remove_extra_whitespaces = spec.escape_whitespaces = False
+    spec.name, spec.precompiled_charsmap = "identity", b""
+    serialized: bytes = model.SerializeToString()
+    return serialized
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the native library's remarks on standard error."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

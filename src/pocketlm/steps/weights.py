@@ -1,0 +1,98 @@
+"""The steps that make weights: inherit and train."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pocketlm.artifact import Score
+from pocketlm.corpus.blocks import Blocks
+from pocketlm.corpus.shards import open_shard
+from pocketlm.inputs import max_positions
+from pocketlm.method import pick
+from pocketlm.model.checkpoint import load_child, open_checkpoint, save_child
+from pocketlm.model.cost import count_params, flops_per_token
+from pocketlm.steps.materials import Materials, Scores, write_json
+
+if TYPE_CHECKING:
+    from pocketlm.stages.train import Trained
+
+
+def inherit_step(run: Materials, files: Path, resume: Path) -> Scores:
+    """Cut the child out of the parent, or draw it at random where the recipe says so."""
+    from pocketlm.model.start import STARTS, base_config
+    from pocketlm.stages.inherit import inherit
+
+    recipe, shape, tokenizer = run.recipe, run.shape(), run.tokenizer()
+    parent = None if run.inputs.parent is None else open_checkpoint(run.inputs.parent)
+    if recipe.start == "parent":
+        assert parent is not None  # the recipe's own check
+        child = inherit(
+            parent,
+            shape,
+            np.load(run.made["compact"].path("kept_V.npy")),
+            layers=recipe.inherit.layers,
+            neurons=recipe.inherit.neurons,
+            rng=run.rng("inherit"),
+        )
+    else:
+        import torch
+
+        config = (
+            base_config(shape, max_positions=max_positions(recipe), bos_id=None, eos_id=None)
+            if parent is None
+            else parent.config
+        )
+        seed = int(run.rng("start").integers(2**63))
+        generator = torch.Generator().manual_seed(seed)
+        child = pick(STARTS, recipe.start, "[inherit] start")(config, shape, generator)
+    ids = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
+    save_child(replace(child, config={**child.config, **ids}), files)
+    return {"params": Score(count_params(shape), "parameters")}
+
+
+def train_step(run: Materials, files: Path, resume: Path) -> Scores:
+    """All rounds, from the newest checkpoint in `resume` on."""
+    from pocketlm.stages.train import train
+
+    table = run.recipe.train
+    tokens = run.made["tokens"]
+    num_tokens = int(run.made["compact"].scores["vocab_size"].value)
+    shard = open_shard(tokens.folder, "train", num_tokens=num_tokens)
+    blocks = Blocks(shard.tokens, table.seq_len, shard.num_bytes / len(shard.tokens))
+    trained = train(
+        load_child(run.made["inherit"].folder),
+        blocks,
+        rng=run.rng("train"),
+        checkpoints=resume,
+        progress=run.progress,
+        **table.model_dump(),
+    )
+    save_child(trained.child, files)
+    np.save(files / "ledger_N.npy", trained.ledger_N)
+    write_json(files / "log.json", list(trained.log))
+    return _train_scores(trained, blocks)
+
+
+def _train_scores(trained: "Trained", blocks: Blocks) -> Scores:
+    last = trained.log[-1] if trained.log else {"tokens": 0, "seconds": 0.0}
+    forward = flops_per_token(trained.child.shape, blocks.seq_len)
+    scored_tokens = len(trained.effective_sizes) * len(blocks) * blocks.seq_len
+    scores = {
+        "tokens": Score(last["tokens"], "tokens"),
+        "bytes": Score(round(last["tokens"] * blocks.bytes_per_token), "bytes"),
+        "flops": Score(forward * (3 * last["tokens"] + scored_tokens), "FLOP, scoring included"),
+        "loop_seconds": Score(last["seconds"], "s, scoring included"),
+        "skipped_steps": Score(trained.num_skipped, "steps"),
+        "damaged_checkpoints": Score(len(trained.passed_over), "passed over"),
+    }
+    if "loss" in last:
+        scores["loss"] = Score(last["loss"], "nats/token, mean of the last steps")
+    for number, size in enumerate(trained.effective_sizes, start=2):
+        scores[f"effective_blocks_round_{number}"] = Score(size, f"of {len(blocks)} blocks")
+    return scores
