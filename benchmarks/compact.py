@@ -9,7 +9,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,8 @@ CHINESE = ("csl_abstracts.jsonl.gz", "iflytek_app_descriptions.jsonl.gz",
 TOKENIZERS = {"gpt2": "gpt2/tokenizer.json", "internlm": "internlm/tokenizer_internlm.model",
               "qwen": "qwen/qwen.tiktoken"}  # fmt: skip
 LENGTHS = {"internlm": ("zh", "en"), "gpt2": ("en",), "qwen": ("zh", "en")}
+COUNTED = (("en", "gpt2"), ("en", "internlm"), ("zh", "qwen"), ("zh", "internlm"))
+SELECTED = ("usage", "frequency", "last-merges", "smoothed")
 SHARES = (75, 50, 25)
 """Per cent of the tokens that stay."""
 
@@ -43,13 +46,16 @@ def measure(quick: bool) -> Numbers:
     """Speed of counting, cost of selecting and rebuilding, growth of text at three sizes."""
     if not DATA.is_dir():
         return _measure_anywhere(quick)
-    numbers = _counting_speed(4_000_000 if quick else 20_000_000)
+    numbers = _counting_speed(
+        COUNTED[::3] if quick else COUNTED, 1_000_000 if quick else 20_000_000
+    )
     numbers |= _rebuilding()
     names = ("internlm",) if quick else tuple(LENGTHS)
     for name in names:
-        corpus = _corpus(LENGTHS[name], max_bytes=4_000_000 if quick else 20_000_000)
-        tokenizer = load_tokenizer(DATA / "tokenizers" / TOKENIZERS[name])
-        found = _growth(tokenizer, corpus, retrain=not quick)
+        corpus = _corpus(LENGTHS[name], max_bytes=1_000_000 if quick else 20_000_000)
+        found = _growth(
+            _tokenizer(name), corpus, SELECTED[:2] if quick else SELECTED, retrain=not quick
+        )
         numbers |= {f"{name}_{key}": value for key, value in found.items()}
     for share in SHARES:
         numbers[f"inflation_{share}"] = numbers[f"internlm_usage_{share}"]
@@ -58,12 +64,11 @@ def measure(quick: bool) -> Numbers:
     return numbers
 
 
-def _counting_speed(num_bytes: int) -> Numbers:
+def _counting_speed(pairs: Sequence[tuple[str, str]], num_bytes: int) -> Numbers:
     numbers: Numbers = {}
-    for language, name in (("en", "gpt2"), ("en", "internlm"), ("zh", "qwen"), ("zh", "internlm")):
+    for language, name in pairs:
         texts = _texts(language, num_bytes)
-        tokenizer = load_tokenizer(DATA / "tokenizers" / TOKENIZERS[name])
-        found = measure_counting(tokenizer, texts)
+        found = measure_counting(_tokenizer(name), texts)
         numbers |= {f"count_{language}_{name}_{key}": value for key, value in found.items()}
     for language in ("en", "zh"):
         ratios = [v for k, v in numbers.items() if k.startswith(f"count_{language}_") and
@@ -87,7 +92,7 @@ def _rebuilding() -> Numbers:
 
 def rebuild_once() -> None:
     """Print CPU seconds, and peak memory of the process in MB."""
-    tokenizer = load_tokenizer(DATA / "tokenizers" / TOKENIZERS["qwen"])
+    tokenizer = _tokenizer("qwen")
     counts_P = np.random.default_rng(0).zipf(1.3, tokenizer.num_tokens).clip(max=10**9)
     started = time.process_time()
     vocabulary = read_vocabulary(tokenizer)
@@ -100,11 +105,18 @@ def rebuild_once() -> None:
     print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def _growth(tokenizer: Tokenizer, corpus: Corpus, *, retrain: bool) -> Numbers:
+@cache
+def _tokenizer(name: str) -> Tokenizer:
+    return load_tokenizer(DATA / "tokenizers" / TOKENIZERS[name])
+
+
+def _growth(
+    tokenizer: Tokenizer, corpus: Corpus, selectors: Sequence[str], *, retrain: bool
+) -> Numbers:
     """Per cent more tokens per byte of held-out text; tokens that died, over all sizes."""
     numbers: Numbers = {}
     counted = count(tokenizer, corpus)
-    for select in ("usage", "frequency", "last-merges", "smoothed"):
+    for select in selectors:
         dead = 0
         for share in SHARES:
             size = tokenizer.num_tokens * share // 100
@@ -130,7 +142,7 @@ def _measure_anywhere(quick: bool) -> Numbers:
     corpus = load_corpus(["stdlib"], max_bytes=1_000_000 if quick else None)
     tokenizer = train_tokenizer(corpus.texts("train"), vocab_size=num_tokens)
     numbers = measure_counting(tokenizer, list(corpus.texts("train")))
-    return numbers | _growth(tokenizer, corpus, retrain=False)
+    return numbers | _growth(tokenizer, corpus, SELECTED, retrain=False)
 
 
 def _corpus(languages: tuple[str, ...], *, max_bytes: int) -> Corpus:

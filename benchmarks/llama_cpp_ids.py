@@ -52,7 +52,6 @@ def measure(quick: bool) -> Numbers:
         numbers[f"{name} tokens"] = tokenizer.num_tokens
         numbers[f"{name} lines"] = len(texts)
         numbers[f"{name} alike"] = exported.scores["gguf-f16.tokens_equal"].value
-        print(name, *(file.verified for file in exported.files))
     return numbers
 
 

@@ -1,10 +1,11 @@
-"""Write the pages that come out of the code: docs/recipe.md and docs/methods.md.
+"""Write the pages that come out of the code and of committed numbers, and README's table of them.
 
 python docs/generate.py            write them
 python docs/generate.py --check    exit 1 if one is stale
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pocketlm.recipe import Recipe
 from pocketlm.tables import Table
 
 DOCS = Path(__file__).parent
+RESULTS = DOCS / "results"
 
 
 def recipe_page() -> str:
@@ -59,7 +61,53 @@ def _table(title: str, model: type[Table], *, skip_tables: bool = False) -> list
     return [*lines, ""]
 
 
+def lengths_table() -> str:
+    """Growth of held-out text for each tokenizer, selector and share kept."""
+    numbers = json.loads((RESULTS / "compact" / "compact.json").read_text(encoding="utf-8"))
+    names = {"internlm": "InternLM, zh + en", "gpt2": "GPT-2, en", "qwen": "Qwen, zh + en"}
+    rows = {
+        "usage": "`usage`, ours",
+        "frequency": "`frequency`, the paper's",
+        "smoothed": "`smoothed`",
+        "last-merges": "`last-merges`",
+        "retrained": "trained anew at that size (no row of the parent fits it)",
+    }
+    shares = (75, 50, 25)
+    lines = [
+        "| kept: " + " / ".join(f"{share} %" for share in shares) + " | "
+        + " | ".join(names.values()) + " |",
+        "|---|" + "---|" * len(names),
+    ]  # fmt: skip
+    for key, says in rows.items():
+        cells = [
+            " / ".join(f"{numbers[f'{name}_{key}_{share}']:+.1f}" for share in shares)
+            + (f" ({dead:,.0f} dead)" if (dead := numbers.get(f"{name}_{key}_dead", 0)) else "")
+            for name in names
+        ]
+        lines.append(f"| {says} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def counting_table() -> str:
+    """Counting speed of each tokenizer and language against the two peers."""
+    numbers = json.loads((RESULTS / "compact" / "compact.json").read_text(encoding="utf-8"))
+    lines = [
+        "| MB/s of one core | ours | `encode_batch_fast` + Counter | the paper's way | ratios |",
+        "|---|---|---|---|---|",
+    ]
+    for key in (key for key in numbers if key.endswith("_batch_mb_per_s")):
+        arm = key.removesuffix("_batch_mb_per_s")
+        _, language, name = arm.split("_")
+        speeds = [numbers[f"{arm}{kind}_mb_per_s"] for kind in ("", "_batch", "_paper")]
+        ratios = f"{numbers[f'{arm}_ratio']:.1f} x, {numbers[f'{arm}_paper_ratio']:.1f} x"
+        cells = [f"{name}, {language}", *(f"{speed:.1f}" for speed in speeds), ratios]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 PAGES = {"recipe.md": recipe_page, "methods.md": methods_page}
+TABLES = {"lengths": lengths_table, "counting": counting_table}
+WITH_TABLES = (DOCS.parent / "README.md", DOCS / "1-compact.md")
 
 
 def main() -> int:
@@ -71,6 +119,17 @@ def main() -> int:
             stale += not path.is_file() or path.read_text(encoding="utf-8") != text
         else:
             path.write_text(text, encoding="utf-8")
+    for path in WITH_TABLES:
+        text = path.read_text(encoding="utf-8")
+        for name, table in TABLES.items():
+            between = rf"(<!-- {name}: made by `make docs` -->\n).*?(<!-- end -->)"
+            made = table() + "\n"
+            new = re.sub(between, lambda m, t=made: m[1] + t + m[2], text, flags=re.DOTALL)
+            if "--check" in sys.argv:
+                stale += new != text
+            else:
+                path.write_text(new, encoding="utf-8")
+            text = new
     return int(stale > 0)
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,33 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data in {folder}; set POCKETLM_SHARED_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def load_shared(shared_data: Path) -> Callable[[str], Any]:
+    """Read a tokenizer of the shared data by its path there; each is read once a run."""
+    from pocketlm.corpus.tokenizer_files import load_tokenizer
+
+    return cache(lambda name: load_tokenizer(shared_data / name))
+
+
+@pytest.fixture(scope="session")
+def load_small(load_shared: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The same, cut to its first 8,000 tokens and all characters where it has more than 22,000:
+    for tests that write or rebuild it."""
+    from pocketlm.stages.compact.rebuild import alphabet, rebuild
+
+    def small(name: str) -> Any:
+        tokenizer = load_shared(name)
+        if tokenizer.num_tokens <= 22_000:
+            return tokenizer
+        pieces = tokenizer.backend.get_vocab()
+        added = tokenizer.backend.get_added_tokens_decoder()
+        characters = (i for piece, i in pieces.items() if len(piece) == 1)
+        kept = {*range(8_000), *added, *characters, *alphabet(tokenizer)}
+        return rebuild(tokenizer, np.array(sorted(kept)))
+
+    return cache(small)
 
 
 @pytest.fixture(scope="session")

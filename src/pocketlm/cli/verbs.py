@@ -80,9 +80,10 @@ def compact(
     vocab_size: Annotated[
         str | None, typer.Option(metavar="N|auto", help="Tokens to keep; auto needs --parent.")
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Result, or folder of all runs.")] = Path(
-        "runs"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="New folder for the result; with RECIPE of all runs."),
+    ] = None,
     settings: Settings = None,
     redo: Redo = None,
     as_json: AsJson = False,
@@ -90,13 +91,15 @@ def compact(
 ) -> None:
     """Make RECIPE up to and including compact; or cut one vocabulary: --parent or --tokenizer.
 
-    Without a recipe, --set takes the keys of [corpus] and [compact]: --set compact.coverage=0.95.
+    Without a recipe, --set takes a recipe's keys of corpus and compact.
     """
+    if recipe is not None and (parent or tokenizer or corpus or vocab_size):
+        raise RecipeError("a recipe names its parent, corpus and size; change them with --set")
     if recipe is not None:
-        if parent or tokenizer or corpus or vocab_size:
-            raise RecipeError("a recipe names its parent, corpus and size; change them with --set")
-        _up_to("compact", recipe, out, settings, redo, as_json, quiet)
+        _up_to("compact", recipe, out or Path("runs"), settings, redo, as_json, quiet)
         return
+    if out is None:
+        raise RecipeError("--out DIR is missing: give a new folder for the result")
     from pocketlm.compacting import compact_files, read_request
 
     request = read_request(
@@ -106,9 +109,8 @@ def compact(
     made = compact_files(request, out, progress=progress(quiet))
     if as_json:
         print_json(made.as_dict())
-        return
-    for line in made.lines():
-        typer.echo(printable(line))
+    else:
+        typer.echo("\n".join(map(printable, made.lines())))
 
 
 def _stage_command(stage: str) -> Callable[..., None]:

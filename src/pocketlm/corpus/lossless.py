@@ -27,6 +27,7 @@ _PROBES = (
     "\u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627 \u0e44\u0e17\u0e22 \ud55c\uad6d",
     "\u9f98\u9750\u9f49\u3001\u3002 \U00020000\U0002a6df\ue000\U0010ffff\U000f0000",
     "</s><s><unk><0x0A><|endoftext|>[MASK] [UNK]##a don't 'S 's 1234567",
+    f"a{SPACE}b {SPACE}{SPACE}",
 )
 
 
@@ -51,7 +52,23 @@ def missing_bytes(document: Mapping[str, Any]) -> list[int]:
 
 def refuse_damage(document: Mapping[str, Any], roles: Mapping[str, str]) -> None:
     """Raise `ParentError` where the library would load a file and lose text silently or late."""
-    _DAMAGE[family_of(document)](document, roles)
+    family = family_of(document)
+    vocab = document["model"].get("vocab")
+    form, said = (list, "list") if family == "unigram" else (dict, "table")
+    if not vocab or not isinstance(vocab, form):
+        raise ParentError(f"its vocabulary is no {said}, or empty; accepted: a {family} vocabulary")
+    if isinstance(vocab, dict):
+        _refuse_shared_ids(vocab)
+    _DAMAGE[family](document, roles)
+
+
+def _refuse_shared_ids(vocab: Mapping[str, int]) -> None:
+    """The library takes two tokens of one id, and gives the text of one of them for both."""
+    pieces = {i: piece for piece, i in vocab.items()}
+    if len(pieces) == len(vocab):
+        return
+    piece, i = next((piece, i) for piece, i in vocab.items() if pieces[i] != piece)
+    raise ParentError(f"{piece!r} and {pieces[i]!r} have one id, {i}; accepted: an id for each")
 
 
 def _lost_bytes(document: Mapping[str, Any], roles: Mapping[str, str]) -> None:
@@ -127,7 +144,8 @@ def _blank_to_mark(step: Mapping[str, Any]) -> bool:
 
 def _by_trial(tokenizer: _Coder) -> Iterator[str]:
     added = (token["content"] for token in tokenizer.document["added_tokens"])
-    texts = [*_PROBES, *(f"a {content} b{content}c" for content in added)]
+    # Some added tokens take the blanks beside them, and some are blanks.
+    texts = [*_PROBES, *(f"a  {content}\n\t {content} b{content}c" for content in added)]
     for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
         if (back := tokenizer.decode(ids)) != text:
             yield f"{text[:20]!r} comes back as {back[:20]!r}"

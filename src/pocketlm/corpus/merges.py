@@ -78,7 +78,7 @@ def _read_merges(folder: Path) -> list[list[str]]:
     """Pairs by rank. Only a first line may be a comment: GPT-2's own merges begin with `#` too."""
     try:
         lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a ValueError is text that is not UTF-8
         raise ParentError(f"merges.txt cannot be read: {error}") from None
     if lines[0].startswith("#version"):
         del lines[0]

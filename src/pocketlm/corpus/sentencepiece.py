@@ -75,17 +75,25 @@ def read_proto(content: bytes) -> Any:
         proto.ParseFromString(content)
     except Exception as error:  # protobuf's own DecodeError
         raise ParentError(f"not a SentencePiece model ({error})") from None
+    if not proto.pieces:  # an empty file parses
+        raise ParentError("not a SentencePiece model (no pieces in it)")
     return proto
 
 
-def cut_pieces(content: bytes, kept: Sequence[int]) -> bytes:
+def cut_pieces(content: bytes, kept: Sequence[int]) -> bytes | None:
     """A serialized ModelProto with the pieces `kept` only, in that order, and its ids right.
 
-    Scores stay; the roles' ids are renumbered, -1 where the piece is gone. The examples that the
-    trainer stored for its self-test are dropped: they hold for the old vocabulary.
+    Scores stay; the roles' ids are renumbered, -1 where the piece is gone. The trainer's examples
+    for its self-test are dropped: they hold for the old vocabulary. None where a character of a
+    piece is gone and SentencePiece would not read text as a `tokenizer.json`: its BPE joins
+    characters that are no pieces, its Unigram ignores user-defined scores in that of unknowns.
     """
     proto = read_proto(content)
     pieces = [proto.pieces[i] for i in kept]
+    normal = {piece.piece for piece in pieces if piece.type == NORMAL}
+    differ = proto.trainer_spec.model_type == BPE or any(p.type == USER_DEFINED for p in pieces)
+    if differ and not all(normal.issuperset(piece) for piece in normal):
+        return None
     new_ids = {old: new for new, old in enumerate(kept)}
     cut = type(proto)()
     cut.CopyFrom(proto)

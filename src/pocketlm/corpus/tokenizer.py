@@ -14,7 +14,7 @@ import tokenizers
 
 from pocketlm.corpus.document import ACCEPTED, Document, Family, family_of, model_type
 from pocketlm.corpus.lossless import reason_of_loss, refuse_damage
-from pocketlm.corpus.wordpiece import vocab_txt
+from pocketlm.corpus.wordpiece import bert_settings, vocab_txt
 from pocketlm.errors import ParentError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -129,7 +129,8 @@ class Tokenizer:
         """Write the files that transformers' `AutoTokenizer` reads, with the same ids.
 
         `tokenizer.json` and its settings; `tokenizer.model` where there is a SentencePiece form,
-        `vocab.txt` for WordPiece. Other forms that lie there, of another vocabulary, are removed.
+        `vocab.txt` for WordPiece that cuts text as BERT's does. Other forms that lie there, of
+        another vocabulary, are removed.
         """
         folder.mkdir(parents=True, exist_ok=True)
         for name in _FORMS:
@@ -137,7 +138,8 @@ class Tokenizer:
         self.backend.save(str(folder / "tokenizer.json"))
         if self.sentencepiece is not None:
             (folder / "tokenizer.model").write_bytes(self.sentencepiece)
-        lines = vocab_txt(self.backend.get_vocab()) if self.family == "wordpiece" else None
+        cutting = bert_settings(self.document) if self.family == "wordpiece" else None
+        lines = None if cutting is None else vocab_txt(self.backend.get_vocab())
         if lines is not None:
             (folder / "vocab.txt").write_text(lines, encoding="utf-8", newline="\n")
         specials = {**self._named_specials(), **self.roles}
@@ -146,6 +148,7 @@ class Tokenizer:
             "model_max_length": _NO_LIMIT,
             "clean_up_tokenization_spaces": False,
             "add_bos_token": self.adds_bos,
+            **(cutting or {}),
             **specials,
         }
         if self.chat_template is not None:

@@ -30,8 +30,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     goes along. Raises `ParentError` for other families and unreadable files.
     """
     file = _tokenizer_file(Path(path))
-    config = _read_config(file.parent)
     try:
+        config = _read_config(file.parent)
         document, roles = _READERS[file.suffix](file, config)
         tokenizer = tokenizer_from_document(
             document,
@@ -136,9 +136,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ParentError(f"{path}: cannot be read as JSON ({error})") from None
+        raise ParentError(f"{path.name} cannot be read as JSON ({error})") from None
     if not isinstance(table, dict):
-        raise ParentError(f"{path}: a JSON object is expected")
+        raise ParentError(f"{path.name}: a JSON object is expected")
     return table
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketlm.corpus.document import Document, added_token, template
+from pocketlm.errors import ParentError
 
 PREFIX = "##"
 _ROLES = {
@@ -28,10 +29,15 @@ def convert_vocab_txt(path: Path, config: Mapping[str, Any]) -> tuple[Document, 
     """The document of a `vocab.txt`, and its roles; [CLS] and [SEP] count as bos and eos.
 
     `config` (tokenizer_config.json) says whether text is lower-cased; without it the vocabulary
-    does: one without a capital ASCII letter is for lower-cased text.
+    does: one without a capital ASCII letter is for lower-cased text. Raises `ParentError` for
+    other files.
     """
+    try:
+        content = path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise ParentError(f"not UTF-8, one token a line: {error}") from None
     # Not splitlines: a token may be another kind of line break.
-    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    lines = content.removesuffix("\n").split("\n")
     vocab = {line.removesuffix("\r"): i for i, line in enumerate(lines)}
     roles = {role: token for role, token in _ROLES.items() if token in vocab}
     named = {key: config.get(key) for key in ("cls_token", "sep_token", "mask_token")}
@@ -64,6 +70,25 @@ def convert_vocab_txt(path: Path, config: Mapping[str, Any]) -> tuple[Document, 
         },
     }
     return document, roles
+
+
+def bert_settings(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What tokenizer_config.json says beside a `vocab.txt`; None if those two could not tell how
+    text is cut."""
+    normalizer, words = document["normalizer"] or {}, document["pre_tokenizer"] or {}
+    model = document["model"]
+    marks = (model["unk_token"], model["continuing_subword_prefix"])
+    if (
+        (normalizer.get("type"), words.get("type")) != ("BertNormalizer", "BertPreTokenizer")
+        or not normalizer["clean_text"]
+        or (*marks, model["max_input_chars_per_word"]) != ("[UNK]", PREFIX, 100)
+    ):
+        return None
+    return {
+        "do_lower_case": normalizer["lowercase"],
+        "strip_accents": normalizer["strip_accents"],
+        "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
+    }
 
 
 def vocab_txt(pieces: Mapping[str, int]) -> str | None:

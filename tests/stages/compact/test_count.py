@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from pocketlm.corpus.documents import load_corpus
 from pocketlm.corpus.tokenizer import Tokenizer
-from pocketlm.corpus.tokenizer_files import load_tokenizer
 from pocketlm.errors import RecipeError
 from pocketlm.stages.compact import counting as module
 from pocketlm.stages.compact.count import Counts, How, count_texts
@@ -66,8 +65,8 @@ def test_every_character(byte_bpe: Tokenizer, sentencepiece_bpe: Tokenizer) -> N
     ["gpt2/tokenizer.json", "qwen/qwen.tiktoken", "llama3/tokenizer.model",
      "internlm/tokenizer_internlm.model", "llama2/tokenizer.model", "t5-v1_1/spiece.model"],
 )  # fmt: skip
-def test_real_tokenizers(shared_data: Path, corpus, name: str) -> None:
-    tokenizer = load_tokenizer(shared_data / "tokenizers" / name)
+def test_real_tokenizers(load_shared, corpus, name: str) -> None:
+    tokenizer = load_shared(f"tokenizers/{name}")
     segments = ENCODERS["segments"].function(tokenizer)
     texts = [*ODD, *corpus.all_texts]
     if segments is not None:

@@ -30,7 +30,7 @@ from pocketlm.stages.compact.size import (
     overfit_warning,
     script_warning,
 )
-from pocketlm.stages.compact.verify import Check, dead_tokens, verify
+from pocketlm.stages.compact.verify import Check, verify
 
 if TYPE_CHECKING:
     from pocketlm.corpus.documents import Corpus
@@ -139,7 +139,7 @@ def compact(
         coverage_interval=counted.train.coverage_interval(kept_V),
         tokens_per_byte=length,
         parent_tokens_per_byte=counted.held_out.tokens_per_byte,
-        dead_slots=len(dead_tokens(tokenizer, child, kept_V)),
+        dead_slots=_failed(checks, "reachable"),
         curve=curve.points(),
         checks=checks,
         warnings=_warnings(vocabulary, kept_V, counted, curve, length),
@@ -166,6 +166,10 @@ def _warnings(
     overfit = overfit_warning(in_sample, length / counted.held_out.tokens_per_byte - 1)
     unseen = script_warning(vocabulary, kept_V, counted.train.counts_P, counted.held_out.counts_P)
     return (*([overfit] if overfit else []), *unseen)
+
+
+def _failed(checks: Sequence[Check], name: str) -> int:
+    return next(check.failed for check in checks if check.name == name)
 
 
 _CLOSED_ONLY = ("reachable", "same ids", "framed")

@@ -6,6 +6,7 @@ Shapes: V child ids. `kept_V` maps a child id to the parent's.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,7 @@ class Check:
     name: str
     passed: bool
     tried: int
+    failed: int = 0
     note: str = ""
 
 
@@ -66,11 +68,6 @@ def verify(
     )
 
 
-def dead_tokens(parent: Tokenizer, child: Tokenizer, kept_V: IntArray) -> list[str]:
-    """Kept pieces that nothing can produce any more, although the parent could."""
-    return _Pair(parent, child, kept_V, []).dead
-
-
 class _Pair:
     """Parent and child side by side; each method yields what is wrong, one line a thing."""
 
@@ -99,7 +96,7 @@ class _Pair:
             for piece, new in pieces.items()
             if new not in added
             and _alone(self.child, piece) != [new]
-            and _alone(self.parent, piece) == [int(self.kept_V[new])]
+            and _alone(self.parent, piece) == self._old_ids([new])
         ]
 
     def wrong_ids(self) -> Iterator[str]:
@@ -115,11 +112,12 @@ class _Pair:
         for role, name in self.parent.roles.items():
             if self.child.roles.get(role) != name:
                 yield f"{role} is {self.child.roles.get(role)!r}, expected {name!r}"
-        before = self.parent.backend.get_added_tokens_decoder()
-        after = self.child.backend.get_added_tokens_decoder()
-        for new, token in after.items():
-            if str(before.get(int(self.kept_V[new]))) != str(token):
-                yield f"added token {token.content!r} has changed"
+        before, after = _added_tokens(self.parent), _added_tokens(self.child)
+        after = {self._old_ids([new])[0]: token for new, token in after.items()}
+        for old in before.keys() | after.keys():
+            if before.get(old) != after.get(old):
+                name = (before.get(old) or after[old])["content"]
+                yield f"added token {name!r} has changed"
 
     def wrong_round_trips(self) -> Iterator[str]:
         lossless = self.parent.lossless is None
@@ -132,20 +130,24 @@ class _Pair:
         kept = set(self.kept_V.tolist())
         pairs = zip(self.parent.encode_batch(texts), self.child.encode_batch(texts), strict=True)
         for text, (old, new) in zip(texts, pairs, strict=True):
-            if kept.issuperset(old) and self.kept_V[new].tolist() != old:
+            if kept.issuperset(old) and self._old_ids(new) != old:
                 yield f"{text[:40]!r} has other ids although all are kept"
 
     def wrong_frames(self) -> Iterator[str]:
         kept = set(self.kept_V.tolist())
         both = (t.backend.encode_batch_fast(self.snippets) for t in (self.parent, self.child))
         for text, old, new in zip(self.snippets, *both, strict=True):
-            if kept.issuperset(old.ids) and self.kept_V[new.ids].tolist() != old.ids:
+            if kept.issuperset(old.ids) and self._old_ids(new.ids) != old.ids:
                 yield f"{text[:40]!r} is framed otherwise"
 
     def wrong_rebuild(self) -> Iterator[str]:
         again = rebuild(self.child, np.arange(self.kept_V.size))
         if again.backend.to_str() != self.child.backend.to_str():
             yield "it differs"
+
+    def _old_ids(self, new_ids: Sequence[int]) -> list[int]:
+        """Parent ids of child ids; -1 for one that should not exist."""
+        return [int(self.kept_V[new]) if new < self.kept_V.size else -1 for new in new_ids]
 
     def _decoded(self, tokenizer: Tokenizer) -> list[str]:
         return [tokenizer.decode(ids) for ids in tokenizer.encode_batch(self.texts)]
@@ -154,7 +156,13 @@ class _Pair:
 def _judge(name: str, wrong: Iterator[str], tried: int) -> Check:
     found = list(wrong)
     note = "" if not found else f"{len(found)} times; first: {found[0]}"
-    return Check(name=name, passed=not found, tried=tried, note=note)
+    return Check(name=name, passed=not found, tried=tried, failed=len(found), note=note)
+
+
+def _added_tokens(tokenizer: Tokenizer) -> dict[int, dict[str, Any]]:
+    """Everything the file says of each added token but its id, which changes, by that id."""
+    tokens = tokenizer.document["added_tokens"]
+    return {token["id"]: {k: v for k, v in token.items() if k != "id"} for token in tokens}
 
 
 def _alone(tokenizer: Tokenizer, piece: str) -> list[int]:

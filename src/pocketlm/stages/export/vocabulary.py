@@ -5,7 +5,8 @@ llama.cpp rewrites tokenizers by hand, two of them for byte-pair encodings:
                name from a hash of ids, which no compacted vocabulary has; here the split
                expressions themselves decide, and an unknown one is refused.
   sentence     `llama`: no merges, a score per piece, and whatever pair spells a piece is joined,
-               best score first. A piece's score is minus the rank of the last merge that builds it.
+               best score first. The scores are those of the SentencePiece model that came
+               along; without one, minus the rank of the last merge that builds the piece.
 """
 
 import json
@@ -103,7 +104,7 @@ def vocabulary_of(tokenizer: "Tokenizer", vocab_size: int) -> Vocabulary:
         model="llama",
         pieces=pieces,
         types=types,
-        scores=_scores(pieces, types, merges),
+        scores=_own_scores(tokenizer, vocab_size) or _scores(pieces, types, merges),
         add_space_prefix=_adds_space(table, steps),
     )
 
@@ -179,6 +180,17 @@ def _adds_space(table: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) ->
     if not space_to_mark:
         raise _refusal("it is neither byte-level nor of the SentencePiece kind")
     return adds
+
+
+def _own_scores(tokenizer: "Tokenizer", vocab_size: int) -> tuple[float, ...]:
+    """What the tokenizer's SentencePiece model says, with its ties; nothing if there is none."""
+    if tokenizer.sentencepiece is None:
+        return ()
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.sentencepiece)
+    own = [float(piece.score) for piece in proto.pieces][:vocab_size]
+    return (*own, *[min(own)] * (vocab_size - len(own)))
 
 
 def _scores(

@@ -41,8 +41,8 @@ def rebuild(tokenizer: Tokenizer, kept_V: npt.NDArray[np.int64]) -> Tokenizer:
     """`tokenizer` with the tokens `kept_V` only (ascending), numbered 0..V-1 in that order.
 
     Every id in the file is renumbered: vocabulary, unknown id, added tokens, post-processor, and
-    the SentencePiece form; the roles of bos, eos, pad and unk go by name. All added tokens, the
-    roles and the alphabet must be in `kept_V`.
+    the SentencePiece form, unless it would read text otherwise (`cut_pieces`); the roles of bos,
+    eos, pad and unk go by name. All added tokens, the roles and the alphabet must be in `kept_V`.
     """
     new_ids = {old: new for new, old in enumerate(kept_V.tolist())}
     document = tokenizer.document

@@ -1,7 +1,8 @@
 """SentencePiece BPE: characters, with <0x00>..<0xFF> for those that have no piece.
 
 Merges are cut as in byte-level BPE. The SentencePiece form needs pieces and scores only: there
-any two neighbours merge whose joined piece is kept, and the list holds every such pair.
+any two neighbours merge whose joined piece is kept, and the list holds every such pair whose
+halves are pieces.
 """
 
 from pocketlm.corpus.document import Document
