@@ -1,9 +1,9 @@
 """The six stages of a run: what each needs, what can be reused, what is made.
 
-    (counts) -> compact -> design -> (tokens) -> inherit -> train -> evaluate, export
+    (counts) -> compact -> design -> (tokens, calibration) -> inherit -> train -> evaluate, export
 
-`counts` is the corpus in the parent's tokens and `tokens` the corpus in the child's; they belong to
-no stage and to several.
+`counts` is the corpus in the parent's tokens, `tokens` the corpus in the child's and `calibration`
+what the parent does on some of it; they belong to no stage.
 """
 
 from collections.abc import Mapping
@@ -20,6 +20,7 @@ from pocketlm.progress import SILENT, Progress
 from pocketlm.recipe import ParentRecipe, Recipe, load_recipe
 from pocketlm.runs import Run, claim, record
 from pocketlm.stages import NEEDS, STAGES, VERSIONS
+from pocketlm.stages.inherit.evidence import groups_for, needs_blocks
 
 _ORDER = tuple(NEEDS)
 _MAX_GENERATIONS = 8
@@ -124,6 +125,7 @@ def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
                     if by_body else None},
         "design": {"parent": inputs.parent_key, "family": recipe.family},
         "tokens": {"corpus": inputs.corpus_key},
+        "calibration": _calibration_parts(recipe, inputs),
         "inherit": {"parent": inputs.parent_key, "start": recipe.start,
                     "seed": recipe.seed if draws else None,
                     "positions": None if inputs.parent else max_positions(recipe)},
@@ -135,10 +137,23 @@ def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
     }  # fmt: skip
     keys: dict[str, str] = {}
     for stage in _ORDER:
-        table = getattr(recipe, stage).model_dump() if stage in STAGES else {}
+        # How much text is looked at decides the calibration, and the child only through it.
+        unread = {"calibration_blocks"} if stage == "inherit" else set()
+        table = getattr(recipe, stage).model_dump(exclude=unread) if stage in STAGES else {}
         parts = {"stage": stage, "version": VERSIONS[stage], "table": table, **own[stage]}
         keys[stage] = key_of(parts | {"needs": [keys[need] for need in NEEDS[stage]]})
     return keys
+
+
+def _calibration_parts(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
+    """What decides the measurements; nothing where no method looks at text."""
+    if recipe.start != "parent" or not needs_blocks(recipe.inherit):
+        return {}
+    return {
+        "parent": inputs.parent_key,
+        "groups": groups_for(recipe.inherit),
+        "blocks": [recipe.inherit.calibration_blocks, recipe.train.seq_len],
+    }
 
 
 def _stages_until(until: str) -> tuple[str, ...]:

@@ -120,6 +120,9 @@ class InheritTable(Table):
     """Which layers stay: a name of LAYER_PICKS."""
     neurons: str = "l2"
     """How heads, FFN neurons and hidden channels are scored: a name of NEURON_SCORES."""
+    calibration_blocks: int = Field(default=128, ge=2)
+    """Blocks of training text that the methods which look at text see, spread evenly over it, each
+    of [train] seq_len tokens (Minitron: 1024 of 4096; LLM-Pruner: 10 of 64)."""
 
 
 class TrainTable(Table):

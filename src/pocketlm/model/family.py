@@ -64,6 +64,11 @@ class Family(Table):
         """Name of the output matrix."""
         return next(row.name for row in self.tensors if row.part == "head")
 
+    @property
+    def final_norm(self) -> str:
+        """Name of the gain of the norm before the output matrix."""
+        return next(row.name for row in self.tensors if row.part == "norms" and not row.per_layer)
+
 
 @dataclass(frozen=True, slots=True)
 class Placed:

@@ -23,17 +23,8 @@ def build_network(
     No weight is drawn first, so the global random state stays as it was. Raises `StageError`
     unless every key and shape matches; only the head of a tied model may be absent.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.initialization import no_init_weights
-
-    settings = {key: value for key, value in config.items() if key not in _NOT_FOR_THE_CLASS}
-    model_config = AutoConfig.for_model(config["model_type"], **settings)
     # Modules are made on the real device: rotary frequencies are computed there and not stored.
-    with no_init_weights():
-        network = AutoModelForCausalLM.from_config(
-            model_config, dtype=torch.float32, attn_implementation=attention
-        )
+    network = _undrawn(config, attention)
     network.tie_weights()
     try:
         keys = network.load_state_dict(dict(tensors), strict=False)
@@ -46,6 +37,34 @@ def build_network(
             f"left over {_few(sorted(keys.unexpected_keys))}"
         )
     return network.eval()
+
+
+def hollow_network(config: Mapping[str, Any]) -> "PreTrainedModel":
+    """The same model without any weight: parameters are on the meta device and take no memory.
+
+    Only rotary frequencies are real; they follow from the config.
+    """
+    import torch
+
+    with torch.device("meta"):
+        network = _undrawn(config, "sdpa")
+    base = network.base_model
+    base.rotary_emb = type(base.rotary_emb)(config=network.config)
+    return network.eval()
+
+
+def _undrawn(config: Mapping[str, Any], attention: str) -> "PreTrainedModel":
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    settings = {key: value for key, value in config.items() if key not in _NOT_FOR_THE_CLASS}
+    model_config = AutoConfig.for_model(config["model_type"], **settings)
+    with no_init_weights():
+        network: PreTrainedModel = AutoModelForCausalLM.from_config(
+            model_config, dtype=torch.float32, attn_implementation=attention
+        )
+    return network
 
 
 def _last_line(error: Exception) -> str:

@@ -13,11 +13,13 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
+from pocketlm.corpus.blocks import Blocks
 from pocketlm.errors import ParentError, RecipeError
 from pocketlm.model.checkpoint import Checkpoint, load_child, open_checkpoint, save_child
 from pocketlm.model.child import Child
 from pocketlm.model.shape import Shape
 from pocketlm.stages.inherit import LAYER_PICKS, NEURON_SCORES, inherit
+from pocketlm.stages.inherit.evidence import Evidence
 from pocketlm.stages.inherit.neurons import Units, choose_units
 
 IDS = torch.randint(0, 60, (2, 30), generator=torch.Generator().manual_seed(5))
@@ -51,10 +53,18 @@ def layer_names(layer: int) -> tuple[str, str]:
 
 @pytest.mark.parametrize("layers", LAYER_PICKS)
 @pytest.mark.parametrize("neurons", NEURON_SCORES)
-def test_identity(parent: Child, parent_folder: Path, layers: str, neurons: str) -> None:
+def test_identity(
+    parent: Child, parent_folder: Path, blocks: Blocks, layers: str, neurons: str
+) -> None:
     checkpoint = open_checkpoint(parent_folder)
     child = inherit(
-        checkpoint, checkpoint.shape, EVERY_TOKEN, layers=layers, neurons=neurons, rng=rng()
+        checkpoint,
+        checkpoint.shape,
+        EVERY_TOKEN,
+        layers=layers,
+        neurons=neurons,
+        calibration=blocks,
+        rng=rng(),
     )
     assert all(torch.equal(child.tensors[n], t) for n, t in parent.tensors.items())
     assert torch.equal(logits(child), logits(parent))
@@ -95,7 +105,8 @@ def test_masked_parent_equals_child(parent: Child, parent_folder: Path, axis: st
     shape = replace(checkpoint.shape, **cuts[axis])
     child = inherit(checkpoint, shape, EVERY_TOKEN, rng=rng())
     kept_L = LAYER_PICKS["ends"].function(4, shape.layers)
-    scores = NEURON_SCORES["l2"].function(checkpoint, kept_L, EVERY_TOKEN, rng())
+    evidence = Evidence(parent=checkpoint, kept_V=EVERY_TOKEN, rng=rng())
+    scores = NEURON_SCORES["l2"].function(evidence, kept_L)
     units = choose_units(scores, checkpoint.shape, shape)
     masked = edited(parent, lambda tensors: mask(tensors, kept_L, units, checkpoint.shape))
     eps = child.config["rms_norm_eps"] * shape.hidden / checkpoint.shape.hidden

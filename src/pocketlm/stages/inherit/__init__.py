@@ -1,17 +1,24 @@
 """Stage 3, inherit: the child's first weights (paper, parameter inheritance)."""
 
+from typing import Any
+
 import numpy as np
 
+from pocketlm.corpus.blocks import Blocks
 from pocketlm.errors import ParentError
 from pocketlm.method import pick
 from pocketlm.model.checkpoint import Checkpoint
 from pocketlm.model.child import Child
 from pocketlm.model.shape import Shape, check_shape
+from pocketlm.recipe import InheritTable
+from pocketlm.stages.inherit.calibration import Calibration, Indices
 from pocketlm.stages.inherit.cut import cut
+from pocketlm.stages.inherit.evidence import Evidence, measure, needs_blocks
 from pocketlm.stages.inherit.layers import LAYER_PICKS
-from pocketlm.stages.inherit.neurons import NEURON_SCORES, Indices, choose_units
+from pocketlm.stages.inherit.neurons import NEURON_SCORES, choose_units
+from pocketlm.tables import build_table
 
-__all__ = ["LAYER_PICKS", "NEURON_SCORES", "inherit"]
+__all__ = ["LAYER_PICKS", "NEURON_SCORES", "Calibration", "inherit", "measure", "needs_blocks"]
 
 
 def inherit(
@@ -19,23 +26,28 @@ def inherit(
     shape: Shape,
     kept_V: Indices,
     *,
-    layers: str = "ends",
-    neurons: str = "l2",
     rng: np.random.Generator,
+    calibration: Blocks | Calibration | None = None,
+    **settings: Any,
 ) -> Child:
     """Keep the layers that matter, score their units, keep the best, cut them out.
 
-    `kept_V`: parent token id by child token id, int64, as many as `shape.vocab_size`. `layers` and
-    `neurons` are names of LAYER_PICKS and NEURON_SCORES. Raises `RecipeError` for a shape the
-    parent does not contain, `ParentError` for token ids its embedding does not have.
+    `kept_V`: parent token id by child token id, int64, as many as `shape.vocab_size`;
+    `calibration`: training text in child ids, or what `measure` made of it, for the methods that
+    look at text; `settings`: keys of `[inherit]`. Raises `RecipeError` for a wrong setting or a
+    shape the parent does not contain, `ParentError` for token ids its embedding does not have,
+    `CorpusError` for too little text.
     """
-    pick_layers = pick(LAYER_PICKS, layers, "[inherit] layers")
-    score = pick(NEURON_SCORES, neurons, "[inherit] neurons")
+    table = build_table(InheritTable, settings, "[inherit]")
+    pick_layers = pick(LAYER_PICKS, table.layers, "[inherit] layers")
+    score = pick(NEURON_SCORES, table.neurons, "[inherit] neurons")
     check_shape(shape, parent.shape)
     _check_tokens(kept_V, shape, parent)
+    if isinstance(calibration, Blocks):
+        calibration = measure(parent, kept_V, calibration, table)
+    evidence = Evidence(parent=parent, kept_V=kept_V, rng=rng, calibration=calibration)
     kept_L = pick_layers(parent.shape.layers, shape.layers)
-    scores = score(parent, kept_L, kept_V, rng)
-    units = choose_units(scores, parent.shape, shape)
+    units = choose_units(score(evidence, kept_L), parent.shape, shape)
     return cut(parent, shape, kept_L, kept_V, units)
 
 
