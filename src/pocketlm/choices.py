@@ -35,7 +35,8 @@ def check_choices(recipe: Recipe) -> None:
         value = getattr(getattr(recipe, stage), field)
         names = value if isinstance(value, tuple) else (value,)
         for name in names:
-            if (key, name) != ("inherit.start", "parent"):
+            listed = key == "inherit.layers" and isinstance(name, int)
+            if not listed and (key, name) != ("inherit.start", "parent"):
                 pick(table, name, f"[{stage}] {field}")
     load_family(recipe.family)
     if recipe.device != "this-machine":  # measuring it takes seconds and decides nothing here

@@ -116,8 +116,9 @@ class InheritTable(Table):
     start: str = "parent"
     """`parent` cuts the child out of the parent; else a name of STARTS (random weights). A recipe
     without a parent starts from `constant` unless it says otherwise."""
-    layers: str = "ends"
-    """Which layers stay: a name of LAYER_PICKS."""
+    layers: str | tuple[int, ...] = "ends"
+    """Which layers stay: a name of LAYER_PICKS, or the parent's layer (from 0) for each of the
+    child's, in any order and more than once."""
     neurons: str = "l2"
     """How heads, FFN neurons and hidden channels are scored: a name of NEURON_SCORES."""
     calibration_blocks: int = Field(default=128, ge=2)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pocketlm.errors import StageError
+from pocketlm.model.family import load_family
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +52,25 @@ def hollow_network(config: Mapping[str, Any]) -> "PreTrainedModel":
     base = network.base_model
     base.rotary_emb = type(base.rotary_emb)(config=network.config)
     return network.eval()
+
+
+def layers_of(network: "PreTrainedModel", family: str) -> Any:
+    """The list of the network's layers, whose entries may be replaced."""
+    row = next(row for row in load_family(family).tensors if row.per_layer)
+    return network.get_submodule(row.name.partition(".{layer}")[0])
+
+
+def pass_through() -> "torch.nn.Module":
+    """A layer that hands the stream on, whatever else it is given."""
+    import torch
+
+    class PassThrough(torch.nn.Module):
+        passes = True
+
+        def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            return hidden_states
+
+    return PassThrough()
 
 
 def _undrawn(config: Mapping[str, Any], attention: str) -> "PreTrainedModel":

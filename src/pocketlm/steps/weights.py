@@ -72,6 +72,7 @@ def inherit_step(run: Materials, files: Path, resume: Path) -> Scores:
             np.load(run.made["compact"].path("kept_V.npy")),
             rng=run.rng("inherit"),
             calibration=_load_calibration(run.made["calibration"].folder),
+            progress=run.progress,
             **recipe.inherit.model_dump(),
         )
     else:

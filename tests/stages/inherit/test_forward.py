@@ -163,5 +163,5 @@ def test_blocks_are_spread_over_the_text(child_blocks: Blocks) -> None:
 
 def test_methods_that_look_at_text_need_it(parent_folder: Path) -> None:
     checkpoint = open_checkpoint(parent_folder)
-    with pytest.raises(RecipeError, match=r"give inherit\(..., calibration=blocks\)"):
+    with pytest.raises(RecipeError, match=r"inherit\(..., calibration=blocks\)"):
         inherit(checkpoint, checkpoint.shape, np.arange(60), neurons="energy", rng=rng())

@@ -10,11 +10,13 @@ from pocketlm.method import pick
 from pocketlm.model.checkpoint import Checkpoint
 from pocketlm.model.child import Child
 from pocketlm.model.shape import Shape, check_shape
+from pocketlm.progress import SILENT, Progress
 from pocketlm.recipe import InheritTable
 from pocketlm.stages.inherit.calibration import Calibration, Indices
 from pocketlm.stages.inherit.cut import cut
-from pocketlm.stages.inherit.evidence import Evidence, measure, needs_blocks
-from pocketlm.stages.inherit.layers import LAYER_PICKS
+from pocketlm.stages.inherit.evidence import Evidence, needs_blocks
+from pocketlm.stages.inherit.layers import LAYER_PICKS, choose_layers, silence_copies
+from pocketlm.stages.inherit.measure import measure
 from pocketlm.stages.inherit.neurons import NEURON_SCORES, choose_units
 from pocketlm.tables import build_table
 
@@ -28,6 +30,7 @@ def inherit(
     *,
     rng: np.random.Generator,
     calibration: Blocks | Calibration | None = None,
+    progress: Progress = SILENT,
     **settings: Any,
 ) -> Child:
     """Keep the layers that matter, score their units, keep the best, cut them out.
@@ -39,16 +42,18 @@ def inherit(
     `CorpusError` for too little text.
     """
     table = build_table(InheritTable, settings, "[inherit]")
-    pick_layers = pick(LAYER_PICKS, table.layers, "[inherit] layers")
     score = pick(NEURON_SCORES, table.neurons, "[inherit] neurons")
     check_shape(shape, parent.shape)
     _check_tokens(kept_V, shape, parent)
     if isinstance(calibration, Blocks):
-        calibration = measure(parent, kept_V, calibration, table)
-    evidence = Evidence(parent=parent, kept_V=kept_V, rng=rng, calibration=calibration)
-    kept_L = pick_layers(parent.shape.layers, shape.layers)
+        calibration = measure(parent, kept_V, calibration, table, progress=progress)
+    evidence = Evidence(
+        parent=parent, kept_V=kept_V, rng=rng, calibration=calibration, progress=progress
+    )
+    kept_L = choose_layers(table.layers, evidence, shape.layers)
     units = choose_units(score(evidence, kept_L), parent.shape, shape)
-    return cut(parent, shape, kept_L, kept_V, units)
+    child = cut(parent, shape, kept_L, kept_V, units)
+    return silence_copies(child, kept_L) if isinstance(table.layers, str) else child
 
 
 def _check_tokens(kept_V: Indices, shape: Shape, parent: Checkpoint) -> None:

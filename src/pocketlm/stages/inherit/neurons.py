@@ -85,7 +85,11 @@ def by_unit(
                 ffn_LF[placed.layer] += sum_
             elif axis == "heads" and placed.layer is not None:
                 heads_LH[placed.layer] += sum_.reshape(shape.heads, shape.head_dim).sum(1)
-    return Scores(ffn=tuple(ffn_LF.values()), heads=tuple(heads_LH.values()), hidden=hidden_D)
+    return Scores(
+        ffn=tuple(ffn_LF[layer] for layer in layers),
+        heads=tuple(heads_LH[layer] for layer in layers),
+        hidden=hidden_D,
+    )
 
 
 def l2_norm(evidence: Evidence, kept_L: Sequence[int]) -> Scores:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pocketlm.model.family import TensorRow, load_family
-from pocketlm.model.network import hollow_network
+from pocketlm.model.network import hollow_network, layers_of, pass_through
 from pocketlm.model.shape import shape_of
 
 if TYPE_CHECKING:
@@ -39,13 +39,10 @@ class OneLayer:
         self._family = load_family(self._shape.family)
         self._network = hollow_network(config)
         self._seen: Seen = {}
-        prefix = next(row.name for row in self._family.tensors if row.per_layer)
-        self._layers_name = prefix.partition(".{layer}")[0]
-        layers = self._network.get_submodule(self._layers_name)
-        self._layers = list(layers.children())
-        self._network.set_submodule(
-            self._layers_name, torch.nn.ModuleList(_pass_through() for _ in self._layers)
-        )
+        self._current = layers_of(self._network, self._shape.family)
+        self._layers = list(self._current)
+        for layer in range(len(self._layers)):
+            self._current[layer] = pass_through()
         self._network.set_submodule(
             self._family.final_norm.removesuffix(".weight"), torch.nn.Identity()
         )
@@ -54,18 +51,17 @@ class OneLayer:
         """Make `layer` real and every other hollow; returns it."""
         import torch
 
-        layers: Any = self._network.get_submodule(self._layers_name)
-        prefix = f"{self._layers_name}.{layer}."
+        for number in range(len(self._layers)):
+            if not getattr(self._current[number], "passes", False):
+                self._current[number].to_empty(device="meta")
+                self._current[number] = pass_through()
         names = [row.name.format(layer=layer) for row in self._family.tensors if row.per_layer]
+        prefix = names[0].partition(f".{layer}.")[0] + f".{layer}."
         tensors = {n.removeprefix(prefix): self._read(n).to(torch.float32) for n in names}
-        for number in range(len(layers)):
-            if not getattr(layers[number], "passes", False):
-                layers[number].to_empty(device="meta")
-                layers[number] = _pass_through()
         module: torch.nn.Module = self._layers[layer]
         module.load_state_dict(tensors, strict=True, assign=True)
         self._watch(layer, module, prefix)
-        layers[layer] = module
+        self._current[layer] = module
         return module
 
     def run(self, stream_BTD: "torch.Tensor") -> tuple["torch.Tensor", Seen]:
@@ -89,16 +85,3 @@ class OneLayer:
                 self._seen[name] = (inputs[0], output)
 
             watched.register_forward_hook(note)
-
-
-def _pass_through() -> "torch.nn.Module":
-    """A layer that hands the stream on, whatever else it is given."""
-    import torch
-
-    class PassThrough(torch.nn.Module):
-        passes = True
-
-        def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-            return hidden_states
-
-    return PassThrough()
