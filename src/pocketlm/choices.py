@@ -11,8 +11,10 @@ from pocketlm.recipe import Recipe
 from pocketlm.stages.compact.select import SELECTORS
 from pocketlm.stages.design.rank import RANKERS
 from pocketlm.stages.export import FORMATS
+from pocketlm.stages.inherit.hidden import HIDDEN_CUTS
 from pocketlm.stages.inherit.layers import LAYER_PICKS
 from pocketlm.stages.inherit.neurons import NEURON_SCORES
+from pocketlm.stages.inherit.refit import REFITS
 from pocketlm.stages.train.resample import RESAMPLERS
 from pocketlm.stages.train.schedule import SCHEDULES
 
@@ -22,6 +24,8 @@ CHOICES: dict[str, Mapping[str, Method[Any]]] = {
     "inherit.start": STARTS,
     "inherit.layers": LAYER_PICKS,
     "inherit.neurons": NEURON_SCORES,
+    "inherit.hidden": HIDDEN_CUTS,
+    "inherit.refit": REFITS,
     "train.resample": RESAMPLERS,
     "train.schedule": SCHEDULES,
     "export.formats": FORMATS,

@@ -120,7 +120,14 @@ class InheritTable(Table):
     """Which layers stay: a name of LAYER_PICKS, or the parent's layer (from 0) for each of the
     child's, in any order and more than once."""
     neurons: str = "l2"
-    """How heads, FFN neurons and hidden channels are scored: a name of NEURON_SCORES."""
+    """How heads, FFN neurons and, with `hidden = "score"`, channels are scored: a name of
+    NEURON_SCORES."""
+    hidden: str = "score"
+    """How the residual stream is narrowed: a name of HIDDEN_CUTS."""
+    norm_energy: bool = False
+    """Rescale each RMSNorm by the share of the stream's energy that stays, sqrt(rho D / K)."""
+    refit: str = "none"
+    """How output matrices are fitted anew on text after the cut: a name of REFITS."""
     calibration_blocks: int = Field(default=128, ge=2)
     """Blocks of training text that the methods which look at text see, spread evenly over it, each
     of [train] seq_len tokens (Minitron: 1024 of 4096; LLM-Pruner: 10 of 64)."""

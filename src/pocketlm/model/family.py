@@ -51,6 +51,9 @@ class Family(Table):
     """Config keys, and the only value for which this file describes the model."""
     fresh: dict[str, Any]
     """Config of a model without a parent, besides its shape."""
+    rotates: bool = False
+    """Whether the stream is read through RMSNorms alone, each listed right before its readers: then
+    a rotation of the stream can be folded into the weights."""
     tensors: tuple[TensorRow, ...]
     """Every tensor, in the order of the model."""
 

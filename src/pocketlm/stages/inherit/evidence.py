@@ -12,13 +12,18 @@ from pocketlm.recipe import InheritTable
 from pocketlm.stages.inherit.calibration import Array, Calibration, Indices
 
 # Which names of which keys read which group of statistics.
-_READ_BY: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+_READ_BY: Mapping[str, Mapping[str, tuple[str | bool, ...]]] = {
     "forward": {
         "layers": ("block-influence", "contiguous"),
         "neurons": ("activation", "energy"),
+        "hidden": ("rotate",),
     },
 }
-_RUN_ON_BLOCKS = {"layers": ("greedy",)}
+_RUN_ON_BLOCKS: Mapping[str, tuple[str | bool, ...]] = {
+    "layers": ("greedy",),
+    "norm_energy": (True,),
+    "refit": ("output", "stream"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,5 +65,5 @@ def needs_blocks(table: InheritTable) -> bool:
     return bool(groups_for(table)) or _names_one(table, _RUN_ON_BLOCKS)
 
 
-def _names_one(table: InheritTable, readers: Mapping[str, tuple[str, ...]]) -> bool:
+def _names_one(table: InheritTable, readers: Mapping[str, tuple[str | bool, ...]]) -> bool:
     return any(getattr(table, key) in names for key, names in readers.items())

@@ -15,7 +15,7 @@ from pocketlm.model.checkpoint import Checkpoint
 from pocketlm.model.family import load_family
 from pocketlm.progress import SILENT, Progress
 from pocketlm.stages.inherit.calibration import Array, Indices, norm_names
-from pocketlm.stages.inherit.one_layer import OneLayer, Seen, is_watched
+from pocketlm.stages.inherit.one_layer import OneLayer, Seen, watched_rows
 
 if TYPE_CHECKING:
     import torch
@@ -31,9 +31,8 @@ def forward_statistics(
     `ffn.activation`, `ffn.energy` (L, F); `heads.activation`, `heads.energy` (L, H);
     `hidden.activation`, `hidden.energy` (D); `influence` (L): 1 - mean cosine of a layer's input
     and output; `distance` (L + 1, L + 1): angle / pi between the streams before layers i and j at
-    the last token of a block; `stream` (M, D): mean square of each channel in front of each norm,
-    the stream divided by its own root mean square; `moment` (D, D): second moments of the same,
-    mean over norms.
+    the last token of a block; `moment` (D, D): second moments of the stream in front of the norms,
+    divided by its own root mean square, mean over tokens and norms.
     """
     import torch
 
@@ -52,7 +51,7 @@ def forward_statistics(
             last_LND.append(stream_NTD[:, -1].clone())
             advance(1)
     for batch_BTD in torch.split(stream_NTD, BATCH_BLOCKS):
-        sums.add_norm(-1, batch_BTD)
+        sums.add_norm(batch_BTD)
     num_tokens = stream_NTD.shape[0] * stream_NTD.shape[1]
     return sums.result(num_tokens) | {"distance": _angles(torch.stack(last_LND))}
 
@@ -82,7 +81,7 @@ class _Sums:
 
         shape = parent.shape
         self._parent = parent
-        self._rows = [row for row in load_family(shape.family).tensors if is_watched(row)]
+        self._rows = watched_rows(shape.family)
         self._units = {"ffn": (shape.ffn, 1), "heads": (shape.heads, shape.head_dim)}
         num_norms = len(norm_names(shape))
         self._lost = {
@@ -91,7 +90,6 @@ class _Sums:
         }
         self._size = {kind: torch.zeros_like(lost_LU) for kind, lost_LU in self._lost.items()}
         self._norm_size_MD = torch.zeros(num_norms, shape.hidden, dtype=torch.float64)
-        self._stream_MD = torch.zeros_like(self._norm_size_MD)
         self._moment_DD = torch.zeros(shape.hidden, shape.hidden, dtype=torch.float64)
         self._influence_L = torch.zeros(shape.layers, dtype=torch.float64)
         self._layer = 0
@@ -120,16 +118,15 @@ class _Sums:
         for place, row in enumerate(norms):
             number = self._layer * len(norms) + place
             into_BTD, out_BTD = seen[row.name]
-            self.add_norm(number, into_BTD)
+            self.add_norm(into_BTD)
             self._norm_size_MD[number] += _squared_mean_sizes(out_BTD)
         for row in self._rows:
             if row.writes_residual:
                 self._add_units(row.axes[1], seen[row.name][0])
 
-    def add_norm(self, number: int, stream_BTD: "torch.Tensor") -> None:
-        """One batch in front of one norm."""
+    def add_norm(self, stream_BTD: "torch.Tensor") -> None:
+        """One batch of the stream in front of some norm."""
         unit_ND = normalised(stream_BTD)
-        self._stream_MD[number] += unit_ND.square().sum(0)
         self._moment_DD += unit_ND.T @ unit_ND
 
     def _add_units(self, kind: str, into_BTW: "torch.Tensor") -> None:
@@ -144,11 +141,10 @@ class _Sums:
 
     def result(self, num_tokens: int) -> dict[str, Array]:
         """The statistics, by name."""
-        num_norms = len(self._stream_MD)
+        num_norms = len(self._norm_size_MD)
         found = {f"{kind}.energy": (lost / num_tokens).sqrt() for kind, lost in self._lost.items()}
         found |= {f"{kind}.activation": size.sqrt() for kind, size in self._size.items()}
         found["hidden.activation"] = self._norm_size_MD.sqrt().sum(0)
-        found["stream"] = self._stream_MD / num_tokens
         found["moment"] = self._moment_DD / (num_tokens * num_norms)
         found["hidden.energy"] = found["moment"].diagonal().sqrt()
         found["influence"] = self._influence_L / num_tokens

@@ -98,14 +98,11 @@ def silence_copies(child: Child, kept_L: Sequence[int]) -> Child:
     """
     tensors = dict(child.tensors)
     for placed in tensors_of(child.shape):
-        copies = placed.layer is not None and _is_copy(kept_L, placed.layer)
-        if copies and placed.row.part != "norms" and placed.row.axes[0] == "hidden":
+        layer, row = placed.layer or 0, placed.row
+        is_copy = layer > 0 and kept_L[layer] == kept_L[layer - 1]
+        if is_copy and row.part != "norms" and row.axes[0] == "hidden":
             tensors[placed.name] = tensors[placed.name].new_zeros(placed.dims)
     return replace(child, tensors=tensors)
-
-
-def _is_copy(kept_L: Sequence[int], layer: int) -> bool:
-    return layer > 0 and kept_L[layer] == kept_L[layer - 1]
 
 
 def _listed(kept_L: tuple[int, ...], num_parent: int, num_child: int) -> tuple[int, ...]:

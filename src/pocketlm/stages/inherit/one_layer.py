@@ -27,6 +27,11 @@ def is_watched(row: TensorRow) -> bool:
     )
 
 
+def watched_rows(family: str) -> list[TensorRow]:
+    """Those rows, in the order the stream meets them."""
+    return [row for row in load_family(family).tensors if is_watched(row)]
+
+
 class OneLayer:
     """Runs single layers of a model whose tensors stay elsewhere until their layer's turn."""
 
@@ -74,9 +79,7 @@ class OneLayer:
         return out.last_hidden_state, dict(self._seen)
 
     def _watch(self, layer: int, module: "torch.nn.Module", prefix: str) -> None:
-        for row in self._family.tensors:
-            if not is_watched(row):
-                continue
+        for row in watched_rows(self._shape.family):
             path = row.name.format(layer=layer).removeprefix(prefix).removesuffix(".weight")
             watched: Any = module.get_submodule(path)
             watched._forward_hooks.clear()
