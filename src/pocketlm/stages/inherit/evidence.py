@@ -18,6 +18,8 @@ _READ_BY: Mapping[str, Mapping[str, tuple[str | bool, ...]]] = {
         "neurons": ("activation", "energy"),
         "hidden": ("rotate",),
     },
+    "taylor": {"neurons": ("taylor",)},
+    "fisher": {"neurons": ("fisher",)},
 }
 _RUN_ON_BLOCKS: Mapping[str, tuple[str | bool, ...]] = {
     "layers": ("greedy",),

@@ -9,10 +9,13 @@ from pocketlm.recipe import InheritTable
 from pocketlm.stages.inherit.calibration import Array, Calibration, Indices, calibration_ids
 from pocketlm.stages.inherit.evidence import groups_for
 from pocketlm.stages.inherit.forward import forward_statistics
+from pocketlm.stages.inherit.gradients import fisher_statistics, taylor_statistics
 
 # A group of statistics -> what measures it, all blocks in one go.
 GROUPS: dict[str, Callable[..., dict[str, Array]]] = {
     "forward": forward_statistics,
+    "taylor": taylor_statistics,
+    "fisher": fisher_statistics,
 }
 
 

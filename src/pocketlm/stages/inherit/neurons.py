@@ -122,9 +122,21 @@ def energy(evidence: Evidence, kept_L: Sequence[int]) -> Scores:
     return _measured(evidence, kept_L, "energy")
 
 
+def taylor(evidence: Evidence, kept_L: Sequence[int]) -> Scores:
+    """Sum of |weight x mean gradient| over all weights of the unit."""
+    return _measured(evidence, kept_L, "taylor")
+
+
+def fisher(evidence: Evidence, kept_L: Sequence[int]) -> Scores:
+    """Squared gradient of a mask on the unit's output, summed over blocks."""
+    return _measured(evidence, kept_L, "fisher")
+
+
 NEURON_SCORES: dict[str, Method[NeuronScore]] = {
     "l2": Method(l2_norm, paper="arXiv 2402.02791, intra-layer: 47.00"),
     "l1": Method(l1_norm, paper="arXiv 2402.02791, intra-layer: 46.06"),
+    "taylor": Method(taylor, paper="arXiv 2402.02791, intra-layer: 47.90; arXiv 2305.11627"),
+    "fisher": Method(fisher, paper="Kwon et al., arXiv 2204.09656, section 4.1"),
     "activation": Method(activation, paper="Minitron, arXiv 2407.14679, section 2.2"),
     "energy": Method(energy, paper="ours: docs/3-inherit.md"),
     "random": Method(random_units, paper="control, ours"),
