@@ -108,20 +108,13 @@ def test_a_neuron_that_repeats_another_is_made_up_for(parent: Child, tmp_path: P
 
 
 def stream_errors(evidence: Evidence, made: Cut, child: Child) -> list[float]:
-    """Squared distance of the child's stream from the parent's after each kept layer."""
+    """Squared distance of the child's stream from the parent's in front of each kept layer."""
     ids = torch.from_numpy(evidence.measured.ids_NT1[:, :-1])
-    parent = open_checkpoint(evidence.parent.folder)
     with torch.no_grad():
-        theirs = whole(parent).network()(ids, output_hidden_states=True)
-        ours = child.network()(ids, output_hidden_states=True)
-    # transformers gives the last layer's output behind the final norm: leave it out.
-    return [
-        (theirs.hidden_states[kept + 1].double() @ made.basis_DK - ours.hidden_states[i + 1])
-        .square()
-        .sum()
-        .item()
-        for i, kept in enumerate(made.kept_L[:-1])
-    ]
+        theirs = whole(evidence.parent).network()(ids, output_hidden_states=True).hidden_states
+        ours = child.network()(ids, output_hidden_states=True).hidden_states
+    wanted = [theirs[kept].double() @ made.basis_DK for kept in made.kept_L]
+    return [(wanted[place] - ours[place]).square().sum().item() for place in range(1, len(wanted))]
 
 
 def whole(parent: Checkpoint) -> Child:

@@ -65,9 +65,10 @@ def refit_stream(evidence: Evidence, made: Cut) -> Child:
     """Each output matrix brings the child's own stream as near to the parent's as it can.
 
     Inputs are the child's, behind the layers already fitted; the goal is the parent's stream after
-    the same sublayer. So a layer also makes up for what was cut, or dropped, before it. A copy of
-    the layer before it stays as it is. Raises `RecipeError` for architectures that do not simply
-    add each sublayer's output to the stream, and for layers out of order.
+    the same sublayer, and after a layer that of the next kept layer's input. So a layer also makes
+    up for what was cut before it and for the layers dropped behind it. A copy of the layer before
+    it stays as it is. Raises `RecipeError` for architectures that do not simply add each sublayer's
+    output to the stream, and for layers out of order.
     """
     import torch
 
@@ -76,14 +77,13 @@ def refit_stream(evidence: Evidence, made: Cut) -> Child:
     tensors, ids_NT = dict(made.child.tensors), evidence.measured.ids_NT1[:, :-1]
     start_NTK = tensors[family.embedding][torch.from_numpy(ids_NT)]
     ours = Walker(start_NTK, OneLayer(made.child.config, tensors.__getitem__))
-    theirs, reached = parent_walker(evidence), 0
+    theirs = parent_walker(evidence)
+    for dropped in range(made.kept_L[0]):
+        theirs.step(dropped)
     with evidence.progress.task("refit", len(made.kept_L), "layers") as advance:
         for place, layer in enumerate(made.kept_L):
             if not made.is_copy(place):
-                for dropped in range(reached, layer):
-                    theirs.step(dropped)
-                goals = _goals(theirs, layer, made)
-                reached = layer + 1
+                goals = _goals(theirs, layer, made, evidence.parent.shape.layers)
                 _fit_layer(ours, place, goals, made, tensors)
             ours.step(place)
             advance(1)
@@ -139,9 +139,9 @@ def parent_walker(evidence: Evidence) -> Walker:
     return Walker(embed(parent, evidence.kept_V[ids_NT]), OneLayer(parent.config, parent.read))
 
 
-def _goals(theirs: Walker, layer: int, made: Cut) -> "dict[str, torch.Tensor]":
-    """The parent's stream after each writer of `layer`, in the child's basis, (N, T, K) each;
-    moves the parent's stream behind the layer."""
+def _goals(theirs: Walker, layer: int, made: Cut, num_parent: int) -> "dict[str, torch.Tensor]":
+    """The parent's stream after each writer of `layer`, in the child's basis, (N, T, K) each; after
+    the last one, in front of the next kept layer, to where the parent's stream is moved."""
     import torch
 
     basis_DK = made.basis_DK.float()
@@ -154,6 +154,11 @@ def _goals(theirs: Walker, layer: int, made: Cut) -> "dict[str, torch.Tensor]":
             else:
                 stream_BTD = seen[row.name][0]
         theirs.stream_NTD[batch] = after_BTD
+    later = (kept for kept in made.kept_L if kept > layer)
+    for dropped in range(layer + 1, next(later, num_parent)):
+        theirs.step(dropped)
+    last = _writers(made.child.shape.family)[-1].name
+    goals[last] = [theirs.stream_NTD @ basis_DK]
     return {name: torch.cat(parts) for name, parts in goals.items()}
 
 
