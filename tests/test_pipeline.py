@@ -168,6 +168,21 @@ def test_another_size_and_score_cost_no_new_calibration(tiny_recipe: Path, tmp_p
     assert again.artifacts["inherit"].manifest["files"] == kept
 
 
+def test_every_part_of_inherit_from_a_recipe(tiny_recipe: Path, tmp_path: Path) -> None:
+    changes = {
+        "inherit.layers": "greedy",
+        "inherit.neurons": "fisher",
+        "inherit.hidden": "rotate",
+        "inherit.norm_energy": True,
+        "inherit.refit": "stream",
+        "inherit.calibration_blocks": 6,
+    }
+    run = make(load_recipe(tiny_recipe, changes=changes), out=tmp_path, until="inherit")
+    files = run.artifacts["calibration"].manifest["files"]
+    assert {"ids_NT1.npy", "moment.npy", "hidden.fisher.npy"} <= set(files)
+    assert run.scores["inherit.params"].value <= 17_000
+
+
 def test_killed_while_training_and_run_again(tiny_recipe: Path, made: Run, tmp_path: Path) -> None:
     """kill -9 as soon as there is a checkpoint; the second run ends with the same files."""
     command = [

@@ -64,12 +64,12 @@ class Estimate:
 
     def lines(self) -> list[str]:
         """The plan as a person reads it."""
-        rows = [f"{'run':<20} {'stage':<9} {'key':<17} {'':<7} about"]
+        rows = [f"{'run':<20} {'stage':<11} {'key':<17} {'':<7} about"]
         for cost in self.steps:
             done = "reused" if cost.step.reused else "make"
             time = "" if cost.step.reused else show_seconds(cost.seconds)
             step = cost.step
-            rows.append(f"{step.run:<20} {step.stage:<9} {step.key:<17} {done:<7} {time}")
+            rows.append(f"{step.run:<20} {step.stage:<11} {step.key:<17} {done:<7} {time}")
         size = f"child of about {show_count(self.num_params)} parameters"
         text = f"{show_count(float(self.train_tokens))} tokens of training"
         return [*rows, "", f"{size}, {text}: {show_seconds(self.seconds)} left ({self.basis})"]
