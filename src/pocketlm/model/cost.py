@@ -13,11 +13,14 @@ from pocketlm.model.shape import Shape
 
 
 def params_by_part(shape: Shape) -> dict[Part, int]:
-    """Stored parameters of each part; a tied head has none of its own."""
+    """Stored parameters of each part; a tied head has none of its own.
+
+    `shortcut` is a key only where there is one.
+    """
     counts: dict[Part, int] = {"embedding": 0, "attention": 0, "ffn": 0, "norms": 0, "head": 0}
     for placed in tensors_of(replace(shape, layers=1)):
         copies = shape.layers if placed.row.per_layer else 1
-        counts[placed.row.part] += copies * prod(placed.dims)
+        counts[placed.row.part] = counts.get(placed.row.part, 0) + copies * prod(placed.dims)
     return counts
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketlm.errors import StageError, UserError
+from pocketlm.model.family import load_family
 from pocketlm.stages.export.vocabulary import Vocabulary, vocabulary_of
 
 if TYPE_CHECKING:
@@ -135,6 +136,11 @@ def _config(child: "Child") -> Any:
     from transformers import AutoConfig
 
     family = child.shape.family
+    if load_family(family).auto_map:
+        raise UserError(
+            f"[export] formats: no gguf files for family {family!r}: llama.cpp has no such "
+            "architecture; choose huggingface"
+        )
     if family not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise UserError(f"[export] formats: no gguf files for family {family!r}; it has {known}")
