@@ -294,24 +294,26 @@ def test_cached_generation_equals_uncached(stirred: Child) -> None:
 
 
 def test_checkpointed_gradients_and_hidden_states(stirred: Child) -> None:
-    grads = []
+    grads, checkpointed_blocks = [], []
+
+    def checkpoint(function, *inputs):
+        checkpointed_blocks.append(function)
+        return torch.utils.checkpoint.checkpoint(function, *inputs, use_reentrant=False)
+
     for checkpointed in (False, True):
         network = stirred.network().train()
         if checkpointed:
             for module in network.modules():
                 if hasattr(module, "gradient_checkpointing"):
                     module.gradient_checkpointing = True
-                    module._gradient_checkpointing_func = _checkpoint
+                    module._gradient_checkpointing_func = checkpoint
         network(IDS, labels=IDS, use_cache=False).loss.backward()
         grads.append({n: p.grad for n, p in network.named_parameters()})
+    assert len(checkpointed_blocks) == stirred.shape.layers
     for name, grad in grads[0].items():
         torch.testing.assert_close(grads[1][name], grad)
     hidden = stirred.network()(IDS, output_hidden_states=True).hidden_states
     assert [tuple(h.shape) for h in hidden] == [(1, IDS.numel(), stirred.shape.hidden)] * 3
-
-
-def _checkpoint(function, *inputs):
-    return torch.utils.checkpoint.checkpoint(function, *inputs, use_reentrant=False)
 
 
 def test_exports_as_a_graph(stirred: Child) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketlm.errors import StageError, UserError
-from pocketlm.model.family import load_family
 from pocketlm.stages.export.vocabulary import Vocabulary, vocabulary_of
 
 if TYPE_CHECKING:
@@ -29,6 +28,8 @@ Weights = Literal["F32", "F16", "Q8_0"]
 
 ARCHITECTURES = {"llama": "llama"}
 """transformers model_type -> llama.cpp architecture, for the families whose files were proven."""
+
+NOT_IN_LLAMA_CPP = ("pangu_pi",)
 
 ROPE_BY_FACTORS = ("linear", "llama3")
 """Rotary scalings that only divide each frequency by a constant: written as `rope_freqs`."""
@@ -111,6 +112,18 @@ def deinterleave(values: FloatArray, num_heads: int) -> FloatArray:
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
 
 
+def check_family(family: str) -> None:
+    """Raise `UserError` for a family that has no gguf files."""
+    if family in NOT_IN_LLAMA_CPP:
+        raise UserError(
+            f"[export] formats: no gguf files for family {family!r}: llama.cpp has no such "
+            "architecture; choose huggingface"
+        )
+    if family not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise UserError(f"[export] formats: no gguf files for family {family!r}; it has {known}")
+
+
 def import_gguf() -> Any:
     """The `gguf` package, with llama.cpp there to run its files; else `UserError`."""
     try:
@@ -136,14 +149,7 @@ def _config(child: "Child") -> Any:
     from transformers import AutoConfig
 
     family = child.shape.family
-    if load_family(family).auto_map:
-        raise UserError(
-            f"[export] formats: no gguf files for family {family!r}: llama.cpp has no such "
-            "architecture; choose huggingface"
-        )
-    if family not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise UserError(f"[export] formats: no gguf files for family {family!r}; it has {known}")
+    check_family(family)
     settings = {k: v for k, v in child.config.items() if k != "model_type"}
     config = AutoConfig.for_model(family, **settings)
     rope_type = config.rope_parameters["rope_type"]
