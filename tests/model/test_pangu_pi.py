@@ -317,12 +317,21 @@ def test_checkpointed_gradients_and_hidden_states(stirred: Child) -> None:
 
 
 def test_exports_as_a_graph(stirred: Child) -> None:
-    """What ONNX conversion starts from."""
+    """What ONNX conversion starts from, with batch and length left free."""
     network = stirred.network()
-    program = torch.export.export(network, (), {"input_ids": IDS, "use_cache": False}, strict=False)
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=200)
+    program = torch.export.export(
+        network,
+        (),
+        {"input_ids": IDS.reshape(2, 6), "use_cache": False},
+        dynamic_shapes={"input_ids": {0: batch, 1: length}, "use_cache": None},
+        strict=False,
+    )
     with torch.no_grad():
-        traced = program.module()(input_ids=IDS, use_cache=False).logits
-        assert torch.equal(traced, network(IDS, use_cache=False).logits)
+        for ids in (IDS.reshape(2, 6), IDS, IDS.reshape(3, 4)):
+            traced = program.module()(input_ids=ids, use_cache=False).logits
+            expected = network(ids, use_cache=False).logits
+            torch.testing.assert_close(traced, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
