@@ -43,7 +43,10 @@ ggml-common.h: 32 numbers of 8, 5 or 4 bits share a float16 scale; vectors stay 
 
 
 def params_by_part(shape: Shape) -> dict[Part, int]:
-    """Stored parameters of each part; a tied head has none of its own."""
+    """Stored parameters of each part; a tied head has none of its own.
+
+    `shortcut` is a key only where there is one.
+    """
     counts: dict[Part, int] = {"embedding": 0, "attention": 0, "ffn": 0, "norms": 0, "head": 0}
     for placed, copies in _tensors(shape):
         counts[placed.row.part] = counts.get(placed.row.part, 0) + copies * prod(placed.dims)

@@ -27,6 +27,7 @@ def build_network(
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
+    register_own_class(config["model_type"])
     settings = {key: value for key, value in config.items() if key not in _NOT_FOR_THE_CLASS}
     model_config = AutoConfig.for_model(config["model_type"], **settings)
     # Modules are made on the real device: rotary frequencies are computed there and not stored.
@@ -46,6 +47,14 @@ def build_network(
             f"left over {_few(sorted(keys.unexpected_keys))}"
         )
     return network.eval()
+
+
+def register_own_class(model_type: str) -> None:
+    """Make transformers' Auto classes know a family whose class is ours; others are theirs."""
+    if model_type == "pangu_pi":
+        from pocketlm.model.pangu_pi import register
+
+        register()
 
 
 def _last_line(error: Exception) -> str:

@@ -21,6 +21,10 @@ class Shape:
     head_dim: int
     ffn: int
     tied: bool
+    series: int = 0
+    """Activations summed in the FFN's gate, PanGu-π only; 0 where it is a plain one."""
+    shortcut: int = 0
+    """Width inside the shortcut beside attention, PanGu-π only; 0 where there is none."""
 
     def with_vocab(self, vocab_size: int) -> "Shape":
         """The same body on another vocabulary."""
@@ -31,7 +35,11 @@ class Shape:
         return (
             f"{self.layers} layers x {self.hidden}, {self.heads}/{self.kv_heads} heads of "
             f"{self.head_dim}, ffn {self.ffn}, {self.vocab_size} tokens {tied}"
+            + (f", {self.series} activations, shortcut {self.shortcut}" if self.series else "")
         )
+
+
+_PANGU_PI_KEYS = {"series": "num_activations", "shortcut": "shortcut_width"}
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape:
@@ -49,6 +57,7 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
             head_dim=int(config.get("head_dim") or hidden // heads),
             ffn=int(config["intermediate_size"]),
             tied=bool(config.get("tie_word_embeddings", False)),
+            **_modules_of(config),
         )
     except KeyError as missing:
         raise ParentError(
@@ -58,8 +67,15 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
         raise ParentError(f"config.json: a size is not a positive whole number ({error})") from None
 
 
+def _modules_of(config: Mapping[str, Any]) -> dict[str, int]:
+    if config["model_type"] != "pangu_pi":
+        return {}
+    return {name: int(config[key]) for name, key in _PANGU_PI_KEYS.items()}
+
+
 def config_with(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
     """A copy of `config` that describes `shape`; everything the shape does not say is kept."""
+    modules = {key: getattr(shape, name) for name, key in _PANGU_PI_KEYS.items() if shape.series}
     return {
         **config,
         "vocab_size": shape.vocab_size,
@@ -70,6 +86,7 @@ def config_with(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
         "head_dim": shape.head_dim,
         "intermediate_size": shape.ffn,
         "tie_word_embeddings": shape.tied,
+        **modules,
     }
 
 
@@ -86,6 +103,11 @@ def check_shape(shape: Shape, parent_shape: Shape | None = None) -> None:
     for name in _SIZES:
         if getattr(shape, name) < 1:
             raise RecipeError(f"{name} = {getattr(shape, name)}: it must be at least 1")
+    if (shape.family == "pangu_pi") != (shape.series > 0) or shape.shortcut < 0:
+        raise RecipeError(
+            f"series = {shape.series}, shortcut = {shape.shortcut}: a pangu_pi has at least 1 and "
+            "0, any other family has neither"
+        )
     if shape.heads % shape.kv_heads:
         raise RecipeError(f"heads = {shape.heads} is not a multiple of kv_heads = {shape.kv_heads}")
     if shape.hidden % shape.heads:
@@ -103,7 +125,9 @@ def _check_within(shape: Shape, parent: Shape) -> None:
         raise RecipeError(
             f"head_dim = {shape.head_dim}: the parent's is {parent.head_dim}; keep it"
         )
-    for name in _SIZES:
+    if shape.series != parent.series:
+        raise RecipeError(f"series = {shape.series}: the parent has {parent.series}; keep it")
+    for name in (*_SIZES, "shortcut"):
         if getattr(shape, name) > getattr(parent, name):
             raise RecipeError(
                 f"{name} = {getattr(shape, name)}: the parent has {getattr(parent, name)}; "

@@ -74,6 +74,9 @@ def _draw(
 
     tensors: dict[str, torch.Tensor] = {}
     for placed in tensors_of(shape):
+        if placed.row.neutral is not None:
+            tensors[placed.name] = torch.full(placed.dims, placed.row.neutral)
+            continue
         if len(placed.dims) == 1:
             fill = 1.0 if placed.row.part == "norms" else 0.0  # any other vector is a bias
             tensors[placed.name] = torch.full(placed.dims, fill)
