@@ -85,6 +85,17 @@ def test_three_rates_have_no_error_and_seeds_give_one() -> None:
     assert 0.02 < seeds.error < 0.2
 
 
+def test_the_error_is_that_of_first_order() -> None:
+    """At an optimum off the middle rate, so that both slope and bend count."""
+    z = np.tile([-1.0, 0.0, 1.0], 3)
+    loss = 3 + (z - 0.35) ** 2 + 0.05 * np.random.default_rng(6).standard_normal(9)
+    (c, b, _), covariance = np.polyfit(z, loss, 2, cov=True)
+    slope = np.array([b / (2 * c**2), -1 / (2 * c), 0])
+    best = best_by_parabola(z, loss, neighbours=1)
+    assert best.log_rate == pytest.approx(-b / (2 * c))
+    assert best.error == pytest.approx(np.sqrt(slope @ covariance @ slope))
+
+
 def test_errors_are_of_the_size_of_the_misses() -> None:
     rng = np.random.default_rng(3)
     z, within = np.repeat(Z, 2), []
