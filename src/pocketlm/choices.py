@@ -10,7 +10,7 @@ from pocketlm.model.start import STARTS
 from pocketlm.recipe import Recipe
 from pocketlm.stages.compact.select import SELECTORS
 from pocketlm.stages.design.rank import RANKERS
-from pocketlm.stages.export import FORMATS
+from pocketlm.stages.export import FORMATS, check_formats
 from pocketlm.stages.inherit.layers import LAYER_PICKS
 from pocketlm.stages.inherit.neurons import NEURON_SCORES
 from pocketlm.stages.train.resample import RESAMPLERS
@@ -29,7 +29,10 @@ CHOICES: dict[str, Mapping[str, Method[Any]]] = {
 
 
 def check_choices(recipe: Recipe) -> None:
-    """Raise `RecipeError` for the first name of `recipe` that is in no table."""
+    """Raise `RecipeError` for the first name of `recipe` that is in no table.
+
+    Raises `UserError` for a format its family cannot have; a parent's family is not known yet.
+    """
     for key, table in CHOICES.items():
         stage, field = key.split(".")
         value = getattr(getattr(recipe, stage), field)
@@ -38,5 +41,7 @@ def check_choices(recipe: Recipe) -> None:
             if (key, name) != ("inherit.start", "parent"):
                 pick(table, name, f"[{stage}] {field}")
     load_family(recipe.family)
+    if recipe.parent is None:
+        check_formats(recipe.export.formats, recipe.family)
     if recipe.device != "this-machine":  # measuring it takes seconds and decides nothing here
         load_device(recipe.device)

@@ -16,6 +16,7 @@ from pocketlm.choices import check_choices
 from pocketlm.errors import RecipeError
 from pocketlm.hardware import resolve_hardware
 from pocketlm.inputs import Inputs, check_parent, find_inputs, max_positions
+from pocketlm.model.checkpoint import open_checkpoint
 from pocketlm.progress import SILENT, Progress
 from pocketlm.recipe import ParentRecipe, Recipe, load_recipe
 from pocketlm.runs import Run, claim, record
@@ -163,6 +164,8 @@ def _build(
 
     stage, recipe, inputs, made = about
     check_parent(recipe, inputs)
+    if inputs.parent is not None:
+        check_formats(recipe.export.formats, open_checkpoint(inputs.parent).shape.family)
     run = Materials(recipe=recipe, inputs=inputs, made=made, progress=progress)
     described = {
         "version": VERSIONS[stage],

@@ -124,6 +124,13 @@ def import_gguf() -> Any:
     return gguf
 
 
+def check_gguf_family(family: str) -> None:
+    """Raise `UserError` for a family whose gguf files are not proven."""
+    if family not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise UserError(f"[export] formats: no gguf files for family {family!r}; it has {known}")
+
+
 def _kind(values: FloatArray, weights: Weights) -> Weights:
     if values.ndim == 1:
         return "F32"
@@ -135,9 +142,7 @@ def _config(child: "Child") -> Any:
     from transformers import AutoConfig
 
     family = child.shape.family
-    if family not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise UserError(f"[export] formats: no gguf files for family {family!r}; it has {known}")
+    check_gguf_family(family)
     settings = {k: v for k, v in child.config.items() if k != "model_type"}
     config = AutoConfig.for_model(family, **settings)
     rope_type = config.rope_parameters["rope_type"]
