@@ -21,6 +21,7 @@ from pocketlm.progress import SILENT, Progress
 from pocketlm.recipe import ParentRecipe, Recipe, load_recipe
 from pocketlm.runs import Run, claim, record
 from pocketlm.stages import NEEDS, STAGES, VERSIONS
+from pocketlm.stages.export import check_formats
 
 _ORDER = tuple(NEEDS)
 _MAX_GENERATIONS = 8

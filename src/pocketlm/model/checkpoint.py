@@ -108,7 +108,9 @@ def save_child(child: Child, folder: Path) -> None:
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
     stored = {placed.name: placed.stored for placed in tensors_of(child.shape)}
-    tensors = {stored.get(name, name): tensor.contiguous() for name, tensor in child.tensors.items()}
+    tensors = {
+        stored.get(name, name): tensor.contiguous() for name, tensor in child.tensors.items()
+    }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -205,7 +207,7 @@ def _match(
         stored[placed.name] = (header.path, found)
     known = {*(found for _, found in stored.values()), *_ignored(family, shape)}
     known |= {*_head_names(family)} if shape.tied else set()
-    for name in headers.keys() - known:
+    for name in sorted(headers.keys() - known):
         raise ParentError(
             f"{folder}: tensor {name} {_dims(headers[name].dims)} is not part of "
             f"{shape.family} with {shape.layers} layers"

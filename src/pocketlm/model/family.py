@@ -83,9 +83,9 @@ class Family(Table):
     """Config keys that hold a number of layers, counted from the first."""
     keys: Keys = Keys()
     """Config keys of the sizes, where they are not the usual ones."""
-    defaults: dict[str, Any] = {}
+    defaults: dict[str, Any] = Field(default_factory=dict)
     """What transformers takes where config.json does not say."""
-    only: dict[str, Any] = {}
+    only: dict[str, Any] = Field(default_factory=dict)
     """Config keys, and the only value for which this file describes the model."""
     fresh: dict[str, Any]
     """Config of a model without a parent, besides its shape."""

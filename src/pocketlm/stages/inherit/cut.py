@@ -13,8 +13,8 @@ import numpy as np
 from pocketlm.model.checkpoint import Checkpoint
 from pocketlm.model.child import Child
 from pocketlm.model.family import Axis, load_family, tensors_of
-from pocketlm.model.shape import Shape, config_with
 from pocketlm.model.network import explicit_config
+from pocketlm.model.shape import Shape, config_with
 from pocketlm.model.token_ids import new_ids_of, remap_token_ids
 from pocketlm.stages.inherit.neurons import Indices, Units
 
