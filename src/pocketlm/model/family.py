@@ -159,16 +159,14 @@ def load_family(name: str) -> Family:
 
 def tensors_of(shape: "Shape") -> Iterator[Placed]:
     """Every tensor a model of `shape` has, embedding first; a tied head is not stored."""
-    family, sizes = load_family(shape.family), axis_sizes(shape)
-    rows = [row for row in family.tensors if _exists(row, family, shape)]
-    for row in rows:
-        if not row.per_layer:
-            yield Placed(row.name, row, None, tuple(sizes[axis] for axis in row.axes))
+    sizes = axis_sizes(shape)
+    once, per_layer = _rows(_FOLDER, shape.family, shape.tied, shape.flipped)
+    for row in once:
+        yield Placed(row.name, row, None, tuple(sizes[axis] for axis in row.axes))
     for layer in range(shape.layers):
-        for row in rows:
-            if row.per_layer:
-                dims = tuple(sizes[axis] for axis in row.axes)
-                yield Placed(row.name.format(layer=layer), row, layer, dims)
+        for row in per_layer:
+            dims = tuple(sizes[axis] for axis in row.axes)
+            yield Placed(row.name.format(layer=layer), row, layer, dims)
 
 
 def axis_sizes(shape: "Shape") -> Mapping[Axis, int]:
@@ -193,7 +191,17 @@ def _load(folder: Path, name: str) -> Family:
     return load_table(Family, folder / f"{name}.toml")
 
 
-def _exists(row: TensorRow, family: Family, shape: "Shape") -> bool:
-    if row.part == "head" and shape.tied:
-        return False
-    return not row.when or bool(family.defaults[row.when]) != (row.when in shape.flipped)
+@cache
+def _rows(
+    folder: Path, name: str, tied: bool, flipped: tuple[str, ...]
+) -> tuple[tuple[TensorRow, ...], tuple[TensorRow, ...]]:
+    """The rows that exist, outside the layers and in each; design asks thousands of times."""
+    family = _load(folder, name)
+    rows = [row for row in family.tensors if not (row.part == "head" and tied)]
+    there = [
+        row for row in rows if not row.when or family.switches[row.when] != (row.when in flipped)
+    ]
+    return (
+        tuple(row for row in there if not row.per_layer),
+        tuple(row for row in there if row.per_layer),
+    )
