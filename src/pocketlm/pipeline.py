@@ -16,10 +16,12 @@ from pocketlm.choices import check_choices
 from pocketlm.errors import RecipeError
 from pocketlm.hardware import resolve_hardware
 from pocketlm.inputs import Inputs, check_parent, find_inputs, max_positions
+from pocketlm.model.checkpoint import open_checkpoint
 from pocketlm.progress import SILENT, Progress
 from pocketlm.recipe import ParentRecipe, Recipe, load_recipe
 from pocketlm.runs import Run, claim, record
 from pocketlm.stages import NEEDS, STAGES, VERSIONS
+from pocketlm.stages.export import check_formats
 
 _ORDER = tuple(NEEDS)
 _MAX_GENERATIONS = 8
@@ -180,6 +182,8 @@ def _build(
 
     stage, recipe, inputs, made = about
     check_parent(recipe, inputs)
+    if inputs.parent is not None:
+        check_formats(recipe.export.formats, open_checkpoint(inputs.parent).shape.family)
     run = Materials(recipe=recipe, inputs=inputs, made=made, progress=progress)
     described = {
         "version": VERSIONS[stage],
