@@ -66,12 +66,16 @@ def test_base_config_is_a_model() -> None:
 @pytest.mark.parametrize("start", STARTS)
 def test_every_family_starts(name: str, start: str) -> None:
     shape = replace(SHAPE, family=name, vocab_size=30, kv_heads=4)
+    if name == "pangu_pi":
+        shape = replace(shape, series=2, shortcut=3)
     config = base_config(shape, max_positions=64, bos_id=0, eos_id=1)
     child = STARTS[start].function(config, shape, torch.Generator().manual_seed(0))
     assert child.shape == shape
-    for tensor_name, tensor in child.tensors.items():
-        if tensor.ndim == 1:
-            assert (tensor == (0.0 if tensor_name.endswith("bias") else 1.0)).all()
+    for placed in tensors_of(shape):
+        tensor, neutral = child.tensors[placed.name], placed.row.neutral
+        if neutral is None and tensor.ndim == 1:
+            neutral = 0.0 if placed.name.endswith("bias") else 1.0
+        assert neutral is None or (tensor == neutral).all()
     logits = child.network()(torch.arange(30)[None]).logits
     assert logits.isfinite().all()
     assert logits.std() > 0
