@@ -13,7 +13,7 @@ LEVELS = (
     ("showing",),
     ("ablation",),
     ("summary", "estimate", "generating"),
-    ("pipeline", "compacting"),
+    ("pipeline", "compacting", "price"),
     ("steps", "choices"),
     (
         "stages.compact",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pocketlm.device import load_device
+from pocketlm.errors import RecipeError
 from pocketlm.method import Method, pick
 from pocketlm.model.family import load_family
 from pocketlm.model.start import STARTS
@@ -31,7 +32,8 @@ CHOICES: dict[str, Mapping[str, Method[Any]]] = {
 def check_choices(recipe: Recipe) -> None:
     """Raise `RecipeError` for the first name of `recipe` that is in no table.
 
-    Raises `UserError` for a format its family cannot have; a parent's family is not known yet.
+    And for a family that only a parent can bring. Raises `UserError` for a format that family
+    cannot have; a parent's family is not known yet.
     """
     for key, table in CHOICES.items():
         stage, field = key.split(".")
@@ -40,7 +42,11 @@ def check_choices(recipe: Recipe) -> None:
         for name in names:
             if (key, name) != ("inherit.start", "parent"):
                 pick(table, name, f"[{stage}] {field}")
-    load_family(recipe.family)
+    if load_family(recipe.family).auto_map and recipe.parent is None:
+        raise RecipeError(
+            f"family = {recipe.family!r}: a recipe has no keys for its modules; choose llama, or "
+            f"give a parent that is a {recipe.family}"
+        )
     if recipe.parent is None:
         check_formats(recipe.export.formats, recipe.family)
     if recipe.device != "this-machine":  # measuring it takes seconds and decides nothing here

@@ -116,7 +116,7 @@ def make_chain(recipe: Recipe) -> tuple[Recipe, ...]:
 def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
     """The key of every artifact: all that decides its numbers, nothing that does not."""
     hardware = resolve_hardware(recipe.train.dtype)
-    train = recipe.train.model_dump(exclude={"checkpoint_seconds", "dtype"})
+    train = recipe.train.model_dump(exclude={"checkpoint_seconds", "dtype", "planned_tokens"})
     draws = recipe.start != "parent" or recipe.inherit.neurons == "random"
     by_body = recipe.compact.vocab_size == "auto" or recipe.compact.max_share is not None
     own: dict[str, Any] = {

@@ -147,6 +147,9 @@ class TrainTable(Table):
     """AdamW's, on matrices only (paper: 0.1)."""
     clip: float = Field(default=1.0, gt=0)
     """Largest gradient norm (paper's release: 1.0)."""
+    planned_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of the first round that `plan` prices, in place of what the corpus holds; changes no
+    number. With an explicit shape and vocabulary, `plan` then needs neither parent nor corpus."""
     checkpoint_seconds: float = Field(default=60.0, gt=0)
     """Seconds between checkpoints; changes no number."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

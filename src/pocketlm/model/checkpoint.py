@@ -5,6 +5,7 @@ Nothing is unpickled and no code of a checkpoint is run.
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketlm.errors import ParentError, RecipeError
 from pocketlm.model.child import Child
-from pocketlm.model.family import Family, Placed, load_family, tensors_of
+from pocketlm.model.family import Family, Placed, family_names, load_family, tensors_of
 from pocketlm.model.shape import Shape, check_shape, shape_of
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _INDEX = "model.safetensors.index.json"
 _PICKLED = (".bin", ".pt", ".pth")
 _DTYPES = ("F64", "F32", "F16", "BF16")
-_SAYS_NOTHING_OF_A_CHILD = ("torch_dtype", "transformers_version", "_name_or_path")
+_SAYS_NOTHING_OF_A_CHILD = ("torch_dtype", "transformers_version", "_name_or_path", "auto_map")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
             f"{folder}: no such folder; give a folder with config.json and safetensors"
         )
     config = _read_json(folder / "config.json")
-    if "auto_map" in config:
+    if "auto_map" in config and config["auto_map"] != _own_auto_map(config):
         raise ParentError(
             f"{folder}: config.json asks for custom code (auto_map), which is never run"
         )
@@ -97,14 +98,20 @@ def load_child(folder: str | Path) -> Child:
 def save_child(child: Child, folder: Path) -> None:
     """Write config.json and model.safetensors as transformers reads them.
 
-    A tied head is not stored. The same child gives the same bytes.
+    A tied head is not stored. The same child gives the same bytes. A class that is ours lies beside
+    them as code, for those who load it by `trust_remote_code=True`.
     """
     from safetensors.torch import save_file
 
     config = {k: v for k, v in child.config.items() if k not in _SAYS_NOTHING_OF_A_CHILD}
-    config["architectures"] = [load_family(child.shape.family).architecture]
+    family = load_family(child.shape.family)
+    config["architectures"] = [family.architecture]
     config["dtype"] = "float32"
     folder.mkdir(parents=True, exist_ok=True)
+    if family.auto_map:
+        config["auto_map"] = family.auto_map
+    for code in family.code_files:
+        shutil.copyfile(code, folder / code.name)
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
     stored = {placed.name: placed.stored for placed in tensors_of(child.shape)}
@@ -131,6 +138,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise ParentError(f"{path}: holds no JSON object")
     return table
+
+
+def _own_auto_map(config: Mapping[str, Any]) -> Mapping[str, str] | None:
+    """The auto_map of a class that is ours: pocketlm's own is built, the folder's code not run."""
+    model_type = config.get("model_type")
+    own = load_family(model_type).auto_map if model_type in family_names() else {}
+    return own or None
 
 
 def _check_config(folder: Path, config: Mapping[str, Any], family: Family, shape: Shape) -> None:

@@ -18,8 +18,8 @@ from pocketlm.tables import Table, load_table
 if TYPE_CHECKING:  # a shape is read by its family's keys
     from pocketlm.model.shape import Shape
 
-Axis = Literal["vocab", "hidden", "heads", "kv_heads", "qkv_heads", "ffn", "head_dim"]
-Part = Literal["embedding", "attention", "ffn", "norms", "head"]
+Axis = Literal["vocab", "hidden", "heads", "kv_heads", "qkv_heads", "ffn", "head_dim", "shortcut"]
+Part = Literal["embedding", "attention", "shortcut", "ffn", "norms", "head"]
 
 _FOLDER = Path(__file__).parent / "families"
 
@@ -28,7 +28,8 @@ class TensorRow(Table):
     """One tensor of the family, or one per layer."""
 
     name: str
-    """As the transformers class calls it; `{layer}` stands for the layer's number."""
+    """As the transformers class calls it; `{layer}` stands for the layer's number, `{term}` for
+    each of a series' activations after the first."""
     stored: str = ""
     """As files call it, where that differs: either is read, this is written."""
     part: Part
@@ -38,6 +39,8 @@ class TensorRow(Table):
     over heads x (query, key, value) x head_dim: one matrix for the three, head after head."""
     when: str = ""
     """Config key that must be true for the tensor to exist; by default it always does."""
+    neutral: float | None = None
+    """Value all over at which the tensor changes nothing; what it starts with."""
 
     @property
     def per_layer(self) -> bool:
@@ -68,6 +71,8 @@ class Keys(Table):
     """Empty: always hidden / heads."""
     ffn: str = "intermediate_size"
     tied: str = "tie_word_embeddings"
+    series: str = ""
+    shortcut: str = ""
 
 
 class Family(Table):
@@ -87,6 +92,8 @@ class Family(Table):
     """What transformers takes where config.json does not say."""
     only: dict[str, Any] = Field(default_factory=dict)
     """Config keys, and the only value for which this file describes the model."""
+    auto_map: dict[str, str] = Field(default_factory=dict)
+    """For a class that is ours: how a checkpoint names its code file, which is one of model/."""
     fresh: dict[str, Any]
     """Config of a model without a parent, besides its shape."""
     tensors: tuple[TensorRow, ...]
@@ -96,6 +103,12 @@ class Family(Table):
     def embedding(self) -> str:
         """Name of the embedding table."""
         return next(row.name for row in self.tensors if row.part == "embedding")
+
+    @property
+    def code_files(self) -> tuple[Path, ...]:
+        """The modules of `auto_map`, to lie beside a checkpoint; none where transformers' own."""
+        modules = sorted({place.split(".")[0] for place in self.auto_map.values()})
+        return tuple(_FOLDER.parent / f"{module}.py" for module in modules)
 
     @property
     def head(self) -> TensorRow:
@@ -160,7 +173,7 @@ def load_family(name: str) -> Family:
 def tensors_of(shape: "Shape") -> Iterator[Placed]:
     """Every tensor a model of `shape` has, embedding first; a tied head is not stored."""
     sizes = axis_sizes(shape)
-    once, per_layer = _rows(_FOLDER, shape.family, shape.tied, shape.flipped)
+    once, per_layer = _rows(_FOLDER, shape.family, _facts(shape))
     for row in once:
         yield Placed(row.name, row, None, tuple(sizes[axis] for axis in row.axes))
     for layer in range(shape.layers):
@@ -179,6 +192,7 @@ def axis_sizes(shape: "Shape") -> Mapping[Axis, int]:
         "qkv_heads": shape.heads * 3 * shape.head_dim,
         "ffn": shape.ffn,
         "head_dim": shape.head_dim,
+        "shortcut": shape.shortcut,
     }
 
 
@@ -191,17 +205,36 @@ def _load(folder: Path, name: str) -> Family:
     return load_table(Family, folder / f"{name}.toml")
 
 
+Facts = tuple[bool, tuple[str, ...], int, bool]
+
+
+def _facts(shape: "Shape") -> Facts:
+    """All of a shape that decides which tensors there are."""
+    return shape.tied, shape.flipped, shape.series, shape.shortcut > 0
+
+
 @cache
 def _rows(
-    folder: Path, name: str, tied: bool, flipped: tuple[str, ...]
+    folder: Path, name: str, facts: Facts
 ) -> tuple[tuple[TensorRow, ...], tuple[TensorRow, ...]]:
     """The rows that exist, outside the layers and in each; design asks thousands of times."""
-    family = _load(folder, name)
-    rows = [row for row in family.tensors if not (row.part == "head" and tied)]
-    there = [
-        row for row in rows if not row.when or family.switches[row.when] != (row.when in flipped)
-    ]
+    rows = tuple(_existing(_load(folder, name), *facts))
     return (
-        tuple(row for row in there if not row.per_layer),
-        tuple(row for row in there if row.per_layer),
+        tuple(row for row in rows if not row.per_layer),
+        tuple(row for row in rows if row.per_layer),
     )
+
+
+def _existing(
+    family: Family, tied: bool, flipped: tuple[str, ...], series: int, has_shortcut: bool
+) -> Iterator[TensorRow]:
+    """No tied head, nothing switched off, no shortcut of width 0; one a term of a series."""
+    for row in family.tensors:
+        is_off = row.when and family.switches[row.when] == (row.when in flipped)
+        if is_off or (row.part == "head" and tied):
+            continue
+        if "{term}" in row.name:
+            for term in range(1, series):
+                yield row.model_copy(update={"name": row.name.replace("{term}", str(term))})
+        elif has_shortcut or "shortcut" not in row.axes:
+            yield row

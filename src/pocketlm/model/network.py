@@ -56,6 +56,7 @@ def model_config(config: Mapping[str, Any]) -> "PretrainedConfig":
     """
     from transformers import AutoConfig
 
+    register_own_class(config["model_type"])
     # The class writes into nested tables (rotary parameters); the caller's stay as they were.
     settings = deepcopy({k: v for k, v in config.items() if k not in _NOT_FOR_THE_CLASS})
     try:
@@ -75,6 +76,14 @@ def explicit_config(config: Mapping[str, Any]) -> dict[str, Any]:
     per_layer = load_family(config["model_type"]).per_layer
     derived = {key: full[key] for key in per_layer if config.get(key) is None and key in full}
     return {**fill_token_ids(config, full), **derived}
+
+
+def register_own_class(model_type: str) -> None:
+    """Make transformers' Auto classes know a family whose class is ours; others are theirs."""
+    if model_type == "pangu_pi":
+        from pocketlm.model.pangu_pi import register
+
+        register()
 
 
 def _last_line(error: Exception) -> str:

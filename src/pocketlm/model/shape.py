@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pocketlm.errors import ParentError, RecipeError
-from pocketlm.model.family import Family, Keys, load_family
+from pocketlm.model.family import Family, load_family
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,10 @@ class Shape:
     flipped: tuple[str, ...] = ()
     """The family's switches that are not at their default, e.g. attention_bias: on in a llama, off
     in a gpt_neox. They decide which tensors there are."""
+    series: int = 0
+    """Activations summed in the FFN's gate, PanGu-π only; 0 where it is a plain one."""
+    shortcut: int = 0
+    """Width inside the shortcut beside attention, PanGu-π only; 0 where there is none."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "flipped", tuple(sorted(self.flipped)))  # JSON has lists only
@@ -39,6 +43,7 @@ class Shape:
         return (
             f"{self.layers} layers x {self.hidden}, {self.heads}/{self.kv_heads} heads of "
             f"{self.head_dim}, ffn {self.ffn}, {self.vocab_size} tokens {tied}{flipped}"
+            + (f", {self.series} activations, shortcut {self.shortcut}" if self.series else "")
         )
 
 
@@ -62,6 +67,8 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
             ffn=int(said[keys.ffn]),
             tied=bool(said.get(keys.tied, False)),
             flipped=tuple(k for k, usual in family.switches.items() if bool(said[k]) != usual),
+            series=int(said[keys.series]) if keys.series else 0,
+            shortcut=int(said[keys.shortcut]) if keys.shortcut else 0,
         )
     except KeyError as missing:
         raise ParentError(
@@ -104,7 +111,7 @@ def _of_layers(
     }
 
 
-_SIZES = tuple(name for name in Keys.model_fields if name != "tied")
+_SIZES = ("vocab_size", "layers", "hidden", "heads", "kv_heads", "head_dim", "ffn")
 
 
 def check_shape(shape: Shape, parent_shape: Shape | None = None) -> None:
@@ -117,6 +124,11 @@ def check_shape(shape: Shape, parent_shape: Shape | None = None) -> None:
     for name in _SIZES:
         if getattr(shape, name) < 1:
             raise RecipeError(f"{name} = {getattr(shape, name)}: it must be at least 1")
+    if (shape.family == "pangu_pi") != (shape.series > 0) or shape.shortcut < 0:
+        raise RecipeError(
+            f"series = {shape.series}, shortcut = {shape.shortcut}: a pangu_pi has at least 1 and "
+            "0, any other family has neither"
+        )
     if shape.heads % shape.kv_heads:
         raise RecipeError(f"heads = {shape.heads} is not a multiple of kv_heads = {shape.kv_heads}")
     if shape.hidden % shape.heads:
@@ -152,7 +164,9 @@ def _check_within(shape: Shape, parent: Shape) -> None:
         raise RecipeError(
             f"head_dim = {shape.head_dim}: the parent's is {parent.head_dim}; keep it"
         )
-    for name in _SIZES:
+    if shape.series != parent.series:
+        raise RecipeError(f"series = {shape.series}: the parent has {parent.series}; keep it")
+    for name in (*_SIZES, "shortcut"):
         if getattr(shape, name) > getattr(parent, name):
             raise RecipeError(
                 f"{name} = {getattr(shape, name)}: the parent has {getattr(parent, name)}; "

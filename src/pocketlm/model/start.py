@@ -85,6 +85,9 @@ def _draw(
 
     tensors: dict[str, torch.Tensor] = {}
     for placed in tensors_of(shape):
+        if placed.row.neutral is not None:
+            tensors[placed.name] = torch.full(placed.dims, placed.row.neutral)
+            continue
         if len(placed.dims) == 1:
             tensors[placed.name] = torch.full(placed.dims, 0.0 if placed.row.is_bias else 1.0)
             continue

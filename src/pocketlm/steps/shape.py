@@ -50,8 +50,10 @@ def decide_shape(recipe: Recipe, vocab_size: int, parent: Shape | None) -> Shape
     head_dim = given.head_dim or (parent.head_dim if parent else given.hidden // given.heads)
     tied = given.tied if given.tied is not None else (parent.tied if parent else True)
     numbers = given.model_dump() | {"head_dim": head_dim, "tied": tied}
-    flipped = parent.flipped if parent else ()
-    shape = Shape(family=family, vocab_size=vocab_size, flipped=flipped, **numbers)
+    if parent:
+        numbers |= {"series": parent.series, "shortcut": parent.shortcut}
+        numbers |= {"flipped": parent.flipped}
+    shape = Shape(family=family, vocab_size=vocab_size, **numbers)
     check_shape(shape, parent)
     return shape
 

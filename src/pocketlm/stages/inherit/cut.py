@@ -40,6 +40,7 @@ def cut(
         if placed.layer is not None:
             source = placed.row.name.format(layer=kept_L[placed.layer])
         kept = _kept_entries(placed.layer, kept_V, units, shape.head_dim)
+        kept["shortcut"] = np.arange(shape.shortcut)
         tensors[placed.name] = _take(parent.read(source), [kept[axis] for axis in placed.row.axes])
     config = remap_token_ids(explicit_config(parent.config), new_ids_of(kept_V.tolist()))
     return Child(config=config_with(config, shape, kept_L), tensors=tensors)
