@@ -124,7 +124,8 @@ def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
                    "sample": recipe.compact.sample_bytes},
         "compact": {"body": [recipe.design.model_dump(), recipe.family, inputs.parent_key]
                     if by_body else None},
-        "design": {"parent": inputs.parent_key, "family": recipe.family},
+        "design": {"parent": inputs.parent_key, "family": recipe.family,
+                   **_designed_by(recipe, inputs)},
         "tokens": {"corpus": inputs.corpus_key},
         "inherit": {"parent": inputs.parent_key, "start": recipe.start,
                     "seed": recipe.seed if draws else None,
@@ -141,6 +142,22 @@ def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
         parts = {"stage": stage, "version": VERSIONS[stage], "table": table, **own[stage]}
         keys[stage] = key_of(parts | {"needs": [keys[need] for need in NEEDS[stage]]})
     return keys
+
+
+def _designed_by(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
+    """What else a ranking depends on: the device, a law's file, and for `proxy` its training."""
+    table = recipe.design
+    if not table.has_budget:
+        return {}
+    law = None if table.law is None else Path(table.law)
+    proxy = table.rank == "proxy"
+    return {
+        "device": recipe.device,
+        "seed": recipe.seed if proxy else None,
+        "training": recipe.train.model_dump(exclude={"checkpoint_seconds"}) if proxy else None,
+        "corpus": inputs.corpus_key if proxy else None,
+        "law": law.read_text(encoding="utf-8") if law and law.is_file() else None,
+    }
 
 
 def _stages_until(until: str) -> tuple[str, ...]:

@@ -98,15 +98,38 @@ class DesignTable(Table):
 
     max_params: int | None = Field(default=None, ge=1)
     """Parameters at most, embeddings counted once if tied."""
+    max_bytes: int | None = Field(default=None, ge=1)
+    """Memory at most while generating: weights in `weight_format` and the cache of `context`."""
+    weight_format: str = "q8_0"
+    """How the device keeps weights: f32, bf16, f16, q8_0, q5_0 or q4_0."""
+    context: int = Field(default=1024, ge=1)
+    """Tokens the cache holds, a new token looks back at, and the first token waits for."""
+    min_tokens_per_s: float | None = Field(default=None, gt=0)
+    """New tokens a second at least, one sequence, in `runtime` on `device`."""
+    max_first_token_ms: float | None = Field(default=None, gt=0)
+    """Milliseconds at most from a prompt of `context` tokens to the first new one."""
+    runtime: Literal["roofline", "transformers"] = "roofline"
+    """What the times hold in: the bound of the device's profile, or transformers measured and
+    fitted on this machine (half a minute)."""
     shape: ShapeTable | None = None
     """An explicit shape instead of a budget."""
     rank: str = "deep-first"
     """How legal shapes are ordered: a name of RANKERS."""
+    proxy_tokens: int = Field(default=200_000, ge=1)
+    """Training tokens of a finalist of `proxy`; the others get a half or a quarter."""
+    law: str | None = None
+    """File of a fitted loss law for `scaling-law`, relative to the recipe."""
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether any limit is given."""
+        limits = (self.max_params, self.max_bytes, self.min_tokens_per_s, self.max_first_token_ms)
+        return any(limit is not None for limit in limits)
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "DesignTable":
-        if self.max_params is not None and self.shape is not None:
-            raise ValueError("give max_params or shape, not both")
+        if self.has_budget and self.shape is not None:
+            raise ValueError("give limits (max_params, max_bytes, ...) or shape, not both")
         return self
 
 
@@ -204,8 +227,8 @@ class Recipe(Table):
     compact: CompactTable = CompactTable()
     """Stage 1."""
     design: DesignTable = DesignTable()
-    """Stage 2. Without a parent it needs max_params or a shape; with one the default is the
-    parent's own shape."""
+    """Stage 2. Without a parent it needs a limit or a shape; with one the default is the parent's
+    own shape."""
     inherit: InheritTable = InheritTable()
     """Stage 3."""
     train: TrainTable = TrainTable()
@@ -220,8 +243,10 @@ class Recipe(Table):
         if self.parent is None:
             if self.tokenizer is None:
                 raise ValueError("without a parent a recipe needs a tokenizer")
-            if self.design.max_params is None and self.design.shape is None:
-                raise ValueError("without a parent, [design] needs max_params or a shape")
+            if not self.design.has_budget and self.design.shape is None:
+                raise ValueError(
+                    "without a parent, [design] needs a limit such as max_params, or a shape"
+                )
         elif self.tokenizer is not None:
             raise ValueError("tokenizer is the parent's; give parent or tokenizer, not both")
         return self
@@ -265,6 +290,9 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
         update["parent"] = ParentRecipe(recipe=anchor(recipe.parent.recipe))
     elif recipe.parent is not None:
         update["parent"] = anchor(recipe.parent)
+    if recipe.design.law is not None:
+        law = anchor(recipe.design.law)
+        update["design"] = recipe.design.model_copy(update={"law": law})
     if isinstance(recipe.tokenizer, str):
         update["tokenizer"] = anchor(recipe.tokenizer)
     return recipe.model_copy(update=update)

@@ -17,6 +17,7 @@ __all__ = [
     "RANKERS",
     "Budget",
     "Designed",
+    "Means",
     "Ranked",
     "SpeedModel",
     "check_limits",

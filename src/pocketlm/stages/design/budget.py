@@ -103,7 +103,7 @@ def _memory(budget: Budget, most: int) -> Limit:
         most=most,
         cost=lambda shape: decode_bytes(shape, budget.weight_format, budget.context),
         show=lambda number: show_bytes(round(number)),
-        way_out="raise max_bytes, or take a smaller weight_format",
+        way_out="raise max_bytes, lower context or take a smaller weight_format",
         straight=WEIGHT_FORMATS[budget.weight_format].block == 1,
     )
 

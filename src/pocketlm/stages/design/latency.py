@@ -11,6 +11,7 @@ upper bound of speed.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from pocketlm.device import Device
 from pocketlm.model.cost import decode_read_bytes, flops_per_token
 from pocketlm.model.shape import Shape
 from pocketlm.model.timing import time_once
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _NEW_TOKENS = 32
 _PROMPT_TOKENS = 64
@@ -109,18 +113,7 @@ def time_shapes(
     The shapes take turns, so that a machine that slows down is slow for all of them. What the
     weights are changes nothing about the time they take.
     """
-    import torch
-
-    from pocketlm.model.start import base_config, constant
-
-    networks = [
-        constant(
-            base_config(shape, max_positions=4096, bos_id=None, eos_id=None),
-            shape,
-            torch.Generator().manual_seed(0),
-        ).network()
-        for shape in shapes
-    ]
+    networks = [_network(shape) for shape in shapes]
     prompts_ST = [rng.integers(shape.vocab_size, size=prompt_tokens).tolist() for shape in shapes]
     rounds_RS2 = np.array(
         [
@@ -128,8 +121,8 @@ def time_shapes(
             for _ in range(repeats + 1)
         ]
     )[1:]
-    least_S2 = rounds_RS2.min(0)
-    slowest_S = rounds_RS2[:, :, 1].max(0)
+    least_S2 = rounds_RS2.min(0).tolist()
+    slowest_S = rounds_RS2[:, :, 1].max(0).tolist()
     return tuple(
         Timing(
             shape=shape,
@@ -139,10 +132,17 @@ def time_shapes(
             prompt_s=prompt_s,
             spread=slowest / decode_s,
         )
-        for shape, (prompt_s, decode_s), slowest in zip(
-            shapes, least_S2.tolist(), slowest_S.tolist(), strict=True
-        )
+        for shape, (prompt_s, decode_s), slowest in zip(shapes, least_S2, slowest_S, strict=True)
     )
+
+
+def _network(shape: Shape) -> "PreTrainedModel":
+    import torch
+
+    from pocketlm.model.start import base_config, constant
+
+    config = base_config(shape, max_positions=4096, bos_id=None, eos_id=None)
+    return constant(config, shape, torch.Generator().manual_seed(0)).network()
 
 
 def fit_speed(timings: Sequence[Timing]) -> SpeedModel:

@@ -6,6 +6,7 @@ widest FFN that every limit still pays for, so the space has thousands of shapes
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from pocketlm.errors import RecipeError
 from pocketlm.model.family import load_family
@@ -125,16 +126,14 @@ def _bodies(ceiling: Shape, parent: Shape | None, groups: Sequence[int]) -> Iter
 
 
 def _open_bodies(ceiling: Shape, groups: Sequence[int]) -> Iterator[Shape]:
-    for hidden in (*range(32, 512, 32), *range(512, 1024, 64), *range(1024, _MAX_HIDDEN + 1, 128)):
-        for head_dim in (32, 64, 128):
-            heads, rest = divmod(hidden, head_dim)
-            # Two heads at least: a single one attends to one thing at a time.
-            if rest or (heads < 2 and hidden > 32) or heads > 64:
-                continue
-            for group in groups:
-                if heads % group == 0:
-                    yield replace(ceiling, hidden=hidden, heads=heads, kv_heads=heads // group,
-                                  head_dim=head_dim)  # fmt: skip
+    widths = (*range(32, 512, 32), *range(512, 1024, 64), *range(1024, _MAX_HIDDEN + 1, 128))
+    for hidden, head_dim, group in product(widths, (32, 64, 128), groups):
+        heads, rest = divmod(hidden, head_dim)
+        # Two heads at least: a single one attends to one thing at a time.
+        if rest or heads % group or heads > 64 or (heads < 2 and hidden > 32):
+            continue
+        kv_heads = heads // group
+        yield replace(ceiling, hidden=hidden, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
 
 
 def _fewest_kv_heads(heads: int, max_group: int) -> int:
