@@ -32,8 +32,8 @@ CHOICES: dict[str, Mapping[str, Method[Any]]] = {
 def check_choices(recipe: Recipe) -> None:
     """Raise `RecipeError` for the first name of `recipe` that is in no table.
 
-    And for a family that only a parent can bring. Raises `UserError` for a format that family
-    cannot have; a parent's family is not known yet.
+    Raises `UserError` for a format its family cannot have (a parent's family is not known yet), and
+    for a family that only a parent can bring.
     """
     for key, table in CHOICES.items():
         stage, field = key.split(".")
@@ -42,12 +42,13 @@ def check_choices(recipe: Recipe) -> None:
         for name in names:
             if (key, name) != ("inherit.start", "parent"):
                 pick(table, name, f"[{stage}] {field}")
-    if load_family(recipe.family).auto_map and recipe.parent is None:
-        raise RecipeError(
-            f"family = {recipe.family!r}: a recipe has no keys for its modules; choose llama, or "
-            f"give a parent that is a {recipe.family}"
-        )
+    family = load_family(recipe.family)
     if recipe.parent is None:
+        if family.auto_map:
+            raise RecipeError(
+                f"family = {recipe.family!r}: a recipe has no keys for its modules; choose llama, "
+                f"or give a parent that is a {recipe.family}"
+            )
         check_formats(recipe.export.formats, recipe.family)
     if recipe.device != "this-machine":  # measuring it takes seconds and decides nothing here
         load_device(recipe.device)

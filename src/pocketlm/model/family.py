@@ -4,7 +4,7 @@ Cost, cut and random starts all follow this data, so a family is added by writin
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -71,8 +71,6 @@ class Keys(Table):
     """Empty: always hidden / heads."""
     ffn: str = "intermediate_size"
     tied: str = "tie_word_embeddings"
-    series: str = ""
-    shortcut: str = ""
 
 
 class Family(Table):
@@ -173,7 +171,8 @@ def load_family(name: str) -> Family:
 def tensors_of(shape: "Shape") -> Iterator[Placed]:
     """Every tensor a model of `shape` has, embedding first; a tied head is not stored."""
     sizes = axis_sizes(shape)
-    once, per_layer = _rows(_FOLDER, shape.family, _facts(shape))
+    modules = (shape.series, shape.shortcut)
+    once, per_layer = _rows(_FOLDER, shape.family, shape.tied, shape.flipped, modules)
     for row in once:
         yield Placed(row.name, row, None, tuple(sizes[axis] for axis in row.axes))
     for layer in range(shape.layers):
@@ -205,36 +204,29 @@ def _load(folder: Path, name: str) -> Family:
     return load_table(Family, folder / f"{name}.toml")
 
 
-Facts = tuple[bool, tuple[str, ...], int, bool]
-
-
-def _facts(shape: "Shape") -> Facts:
-    """All of a shape that decides which tensors there are."""
-    return shape.tied, shape.flipped, shape.series, shape.shortcut > 0
-
-
 @cache
 def _rows(
-    folder: Path, name: str, facts: Facts
+    folder: Path, name: str, tied: bool, flipped: tuple[str, ...], modules: tuple[int, int]
 ) -> tuple[tuple[TensorRow, ...], tuple[TensorRow, ...]]:
     """The rows that exist, outside the layers and in each; design asks thousands of times."""
-    rows = tuple(_existing(_load(folder, name), *facts))
+    family = _load(folder, name)
+    rows = [row for row in family.tensors if not (row.part == "head" and tied)]
+    there = [
+        row
+        for row in _with_modules(rows, *modules)
+        if not row.when or family.switches[row.when] != (row.when in flipped)
+    ]
     return (
-        tuple(row for row in rows if not row.per_layer),
-        tuple(row for row in rows if row.per_layer),
+        tuple(row for row in there if not row.per_layer),
+        tuple(row for row in there if row.per_layer),
     )
 
 
-def _existing(
-    family: Family, tied: bool, flipped: tuple[str, ...], series: int, has_shortcut: bool
-) -> Iterator[TensorRow]:
-    """No tied head, nothing switched off, no shortcut of width 0; one a term of a series."""
-    for row in family.tensors:
-        is_off = row.when and family.switches[row.when] == (row.when in flipped)
-        if is_off or (row.part == "head" and tied):
-            continue
+def _with_modules(rows: Iterable[TensorRow], series: int, shortcut: int) -> Iterator[TensorRow]:
+    """One row a term of a series after the first, none of a shortcut of width 0."""
+    for row in rows:
         if "{term}" in row.name:
             for term in range(1, series):
                 yield row.model_copy(update={"name": row.name.replace("{term}", str(term))})
-        elif has_shortcut or "shortcut" not in row.axes:
+        elif shortcut or "shortcut" not in row.axes:
             yield row

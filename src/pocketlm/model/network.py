@@ -49,6 +49,14 @@ def build_network(
     return network.eval()
 
 
+def register_own_class(model_type: str) -> None:
+    """Make transformers' Auto classes know a family whose class is ours; others are theirs."""
+    if model_type == "pangu_pi":
+        from pocketlm.model.pangu_pi import register
+
+        register()
+
+
 def model_config(config: Mapping[str, Any]) -> "PretrainedConfig":
     """A `config.json` as transformers reads it, everything filled in that it does not say.
 
@@ -76,14 +84,6 @@ def explicit_config(config: Mapping[str, Any]) -> dict[str, Any]:
     per_layer = load_family(config["model_type"]).per_layer
     derived = {key: full[key] for key in per_layer if config.get(key) is None and key in full}
     return {**fill_token_ids(config, full), **derived}
-
-
-def register_own_class(model_type: str) -> None:
-    """Make transformers' Auto classes know a family whose class is ours; others are theirs."""
-    if model_type == "pangu_pi":
-        from pocketlm.model.pangu_pi import register
-
-        register()
 
 
 def _last_line(error: Exception) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pocketlm.errors import ParentError, RecipeError
-from pocketlm.model.family import Family, load_family
+from pocketlm.model.family import Family, Keys, load_family
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +22,13 @@ class Shape:
     head_dim: int
     ffn: int
     tied: bool
-    flipped: tuple[str, ...] = ()
-    """The family's switches that are not at their default, e.g. attention_bias: on in a llama, off
-    in a gpt_neox. They decide which tensors there are."""
     series: int = 0
     """Activations summed in the FFN's gate, PanGu-π only; 0 where it is a plain one."""
     shortcut: int = 0
     """Width inside the shortcut beside attention, PanGu-π only; 0 where there is none."""
+    flipped: tuple[str, ...] = ()
+    """The family's switches that are not at their default, e.g. attention_bias: on in a llama, off
+    in a gpt_neox. They decide which tensors there are."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "flipped", tuple(sorted(self.flipped)))  # JSON has lists only
@@ -45,6 +45,9 @@ class Shape:
             f"{self.head_dim}, ffn {self.ffn}, {self.vocab_size} tokens {tied}{flipped}"
             + (f", {self.series} activations, shortcut {self.shortcut}" if self.series else "")
         )
+
+
+_PANGU_PI_KEYS = {"series": "num_activations", "shortcut": "shortcut_width"}
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape:
@@ -67,8 +70,7 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
             ffn=int(said[keys.ffn]),
             tied=bool(said.get(keys.tied, False)),
             flipped=tuple(k for k, usual in family.switches.items() if bool(said[k]) != usual),
-            series=int(said[keys.series]) if keys.series else 0,
-            shortcut=int(said[keys.shortcut]) if keys.shortcut else 0,
+            **_modules_of(config),
         )
     except KeyError as missing:
         raise ParentError(
@@ -76,6 +78,12 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
         ) from None
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ParentError(f"config.json: a size is not a positive whole number ({error})") from None
+
+
+def _modules_of(config: Mapping[str, Any]) -> dict[str, int]:
+    if config["model_type"] != "pangu_pi":
+        return {}
+    return {name: int(config[key]) for name, key in _PANGU_PI_KEYS.items()}
 
 
 def config_with(
@@ -89,10 +97,12 @@ def config_with(
     family = load_family(shape.family)
     sizes = {key: getattr(shape, name) for name, key in family.keys if key}
     switches = {key: (key in shape.flipped) != usual for key, usual in family.switches.items()}
+    modules = {key: getattr(shape, name) for name, key in _PANGU_PI_KEYS.items() if shape.series}
     num_layers = config.get(family.keys.layers) or shape.layers
     if kept_L is None:
         kept_L = [layer % num_layers for layer in range(shape.layers)]
-    return {**config, **sizes, **switches, **_of_layers(config, family, kept_L, num_layers)}
+    of_layers = _of_layers(config, family, kept_L, num_layers)
+    return {**config, **sizes, **switches, **modules, **of_layers}
 
 
 def _of_layers(
@@ -111,7 +121,7 @@ def _of_layers(
     }
 
 
-_SIZES = ("vocab_size", "layers", "hidden", "heads", "kv_heads", "head_dim", "ffn")
+_SIZES = tuple(name for name in Keys.model_fields if name != "tied")
 
 
 def check_shape(shape: Shape, parent_shape: Shape | None = None) -> None:

@@ -94,8 +94,11 @@ def decide_shape(recipe: Recipe, vocab_size: int, parent: Shape | None) -> Shape
     tied = given.tied if given.tied is not None else (parent.tied if parent else True)
     numbers = given.model_dump() | {"head_dim": head_dim, "tied": tied}
     if parent:
-        numbers |= {"series": parent.series, "shortcut": parent.shortcut}
-        numbers |= {"flipped": parent.flipped}
+        numbers |= {
+            "series": parent.series,
+            "shortcut": parent.shortcut,
+            "flipped": parent.flipped,
+        }
     shape = Shape(family=family, vocab_size=vocab_size, **numbers)
     check_shape(shape, parent)
     return shape

@@ -112,7 +112,7 @@ def deinterleave(values: FloatArray, num_heads: int) -> FloatArray:
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
 
 
-def check_family(family: str) -> None:
+def check_gguf_family(family: str) -> None:
     """Raise `UserError` for a family that has no gguf files."""
     if family in NOT_IN_LLAMA_CPP:
         raise UserError(
@@ -149,7 +149,7 @@ def _config(child: "Child") -> Any:
     from transformers import AutoConfig
 
     family = child.shape.family
-    check_family(family)
+    check_gguf_family(family)
     settings = {k: v for k, v in child.config.items() if k != "model_type"}
     config = AutoConfig.for_model(family, **settings)
     rope_type = config.rope_parameters["rope_type"]
