@@ -14,7 +14,7 @@ from pocketlm.model.cost import (
     kv_bytes_per_token,
     params_by_part,
 )
-from pocketlm.model.family import family_names
+from pocketlm.model.family import family_names, load_family
 from pocketlm.model.shape import Shape
 from pocketlm.model.start import base_config, constant
 
@@ -61,7 +61,7 @@ def test_equals_the_instantiated_model(shape: Shape) -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("family", family_names())
+@pytest.mark.parametrize("family", [n for n in family_names() if not load_family(n).auto_map])
 def test_flops_equal_the_counted_matrix_products(family: str, tied: bool) -> None:
     shape = replace(SHAPE, family=family, tied=tied)
     if family == "pangu_pi":

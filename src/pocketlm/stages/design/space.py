@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from pocketlm.errors import RecipeError
+from pocketlm.model.family import load_family
 from pocketlm.model.shape import Shape
 from pocketlm.stages.design.budget import Budget, Limit, explain, limits, straight_line
 
@@ -43,7 +44,8 @@ def legal_shapes(
         if all(limit.keeps(whole) for limit in bounds):
             return Space((whole,), ("everything smaller: the whole parent fits",))
     ceiling = parent_shape or _open_ceiling(family)
-    groups = _GROUPS if any(not limit.key.startswith("max_params") for limit in bounds) else (1,)
+    grouped = any(not limit.key.startswith("max_params") for limit in bounds)
+    groups = _GROUPS if grouped and load_family(family).keys.kv_heads else (1,)
     bodies = [body.with_vocab(vocab_size) for body in _bodies(ceiling, parent_shape, groups)]
     layer_counts = range(1 if parent_shape else 2, ceiling.layers + 1)
     shapes: list[Shape] = []
