@@ -57,7 +57,8 @@ def _rows(out: Path) -> list[dict[str, Any]]:
     rows = []
     for arm in study.all_arms:
         table = study.recipe(arm, study.seeds[0]).design.shape
-        assert table is not None and table.head_dim is not None
+        assert table is not None
+        assert table.head_dim is not None
         numbers = table.model_dump() | {"head_dim": table.head_dim, "tied": True}
         shape = Shape(family="llama", vocab_size=VOCAB_SIZE, **numbers)
         found = [records.read(arm, seed) for seed in study.seeds]
@@ -89,9 +90,7 @@ def _markdown(rows: Sequence[dict[str, Any]], spearman: dict[str, dict[str, floa
         )
     lines += ["", "| Spearman | rho | p | shapes |", "|---|---|---|---|"]
     for name, found in spearman.items():
-        lines.append(
-            f"| {name} | {found['rho']:+.2f} | {found['p']:.3f} | {found['shapes']:.0f} |"
-        )
+        lines.append(f"| {name} | {found['rho']:+.2f} | {found['p']:.3f} | {found['shapes']:.0f} |")
     return "\n".join(lines) + "\n"
 
 

@@ -70,6 +70,8 @@ class _Filler:
 
     def __init__(self, body: Shape, bounds: Sequence[Limit], most_ffn: int) -> None:
         self.body, self.bounds, self.most_ffn = body, bounds, most_ffn
+        # Formats in blocks of 32 keep rows of other widths at 16 bit.
+        self.step = 8 if all(limit.straight for limit in bounds) else 32
         self.lines = [straight_line(limit.cost, body) for limit in bounds]
 
     def __call__(self, layers: int) -> tuple[Shape | None, Limit]:
@@ -79,21 +81,21 @@ class _Filler:
             for limit, (k0, k1, k2) in zip(self.bounds, self.lines, strict=True)
         ]
         tightest = min(range(len(room)), key=room.__getitem__)
-        ffn = _rounded(room[tightest], self.most_ffn)
+        ffn = _rounded(room[tightest], self.most_ffn, self.step)
         while ffn >= _LEAST_FFN:
             shape = replace(self.body, layers=layers, ffn=ffn)
             if all(limit.straight or limit.keeps(shape) for limit in self.bounds):
                 return shape, self.bounds[tightest]
-            ffn = _rounded(ffn - 1, self.most_ffn)
+            ffn = _rounded(ffn - 1, self.most_ffn, self.step)
         return None, self.bounds[tightest]
 
 
-def _rounded(room: float, most: int) -> int:
-    """Multiples of 8, from 512 on of 64 (what kernels like), or exactly `most`."""
+def _rounded(room: float, most: int, step: int) -> int:
+    """Multiples of `step`, from 512 on of 64 (what kernels like), or exactly `most`."""
     if room >= most:
         return most
     whole = int(max(room, 0))
-    return whole // 64 * 64 if whole >= 512 else whole // 8 * 8
+    return whole // 64 * 64 if whole >= 512 else whole // step * step
 
 
 def _open_ceiling(family: str) -> Shape:
