@@ -115,7 +115,8 @@ def test_the_shape_s_section_says_what_was_chosen_and_why_others_lost() -> None:
 
     lines = [line(4, ""), line(2, "fewer layers <b>")]
     notes = ShapeNotes(rank="deep-first", runtime="roofline, q8_0", num_legal=1234,
-                       short_list=lines, frontier=lines, excluded=["more than 8 layers"])  # fmt: skip
+                       short_list=lines, frontier=lines,
+                       excluded=["more than 8 layers"])  # fmt: skip
     page = "".join(shape_section(notes))
     assert "fewer layers &lt;b&gt;" in page
     assert "<svg" in page

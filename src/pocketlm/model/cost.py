@@ -119,12 +119,11 @@ def decode_read_bytes(shape: Shape, weight_format: str, context: int) -> int:
 def decode_bytes(shape: Shape, weight_format: str, context: int) -> int:
     """Peak memory of generating: weights, 16-bit cache of `context` positions, float32 logits.
 
-    Other activations are a few rows of `hidden` and `ffn`; a runtime's own code and buffers come on
-    top and are not the shape's doing.
+    Other activations are a few rows of `hidden` and `ffn`, some kB; a runtime's own code and
+    buffers come on top and are not the shape's doing.
     """
-    rows = shape.vocab_size + 4 * shape.hidden + 2 * shape.ffn
     cache = context * kv_bytes_per_token(shape)
-    return weight_bytes(shape, weight_format) + cache + _F32_BYTES * rows
+    return weight_bytes(shape, weight_format) + cache + _F32_BYTES * shape.vocab_size
 
 
 def activation_bytes(shape: Shape, num_tokens: int) -> int:

@@ -16,7 +16,6 @@ from pocketlm.stages.design.budget import Budget, Limit, explain, limits, straig
 _MAX_LAYERS, _MAX_HIDDEN = 64, 8192  # without a parent
 _MAX_FFN_RATIO = 4  # the paper's widest expansion; without a parent
 _GROUPS = (1, 2, 4)  # query heads that share keys and values; without a parent
-_LEAST_FFN = 8
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def legal_shapes(
                 break
             shapes.append(shape)
     if not shapes:
-        smallest = replace(bodies[0], layers=layer_counts[0], ffn=_LEAST_FFN)
+        smallest = replace(bodies[0], layers=layer_counts[0], ffn=fill.least_ffn)
         raise explain(smallest, next(limit for limit in bounds if not limit.keeps(smallest)))
     return Space(tuple(shapes), (*_reach(parent_shape), *_stops(stopped, len(bodies))))
 
@@ -72,6 +71,7 @@ class _Filler:
         self.body, self.bounds, self.most_ffn = body, bounds, most_ffn
         # Formats in blocks of 32 keep rows of other widths at 16 bit.
         self.step = 8 if all(limit.straight for limit in bounds) else 32
+        self.least_ffn = min(self.step, most_ffn)
         self.lines = [straight_line(limit.cost, body) for limit in bounds]
 
     def __call__(self, layers: int) -> tuple[Shape | None, Limit]:
@@ -82,7 +82,7 @@ class _Filler:
         ]
         tightest = min(range(len(room)), key=room.__getitem__)
         ffn = _rounded(room[tightest], self.most_ffn, self.step)
-        while ffn >= _LEAST_FFN:
+        while ffn >= self.least_ffn:
             shape = replace(self.body, layers=layers, ffn=ffn)
             if all(limit.straight or limit.keeps(shape) for limit in self.bounds):
                 return shape, self.bounds[tightest]
