@@ -31,6 +31,7 @@ LEVELS = (
     ("artifact", "device", "hardware", "progress", "report"),
     ("method",),
     ("recipe",),
+    ("design_table",),
     ("tables",),
     ("units", "errors", "stages"),
 )

@@ -25,7 +25,18 @@ from pocketlm.pipeline import make, plan
 from pocketlm.recipe import Recipe, load_recipe
 from pocketlm.runs import Run, open_run
 
-ALL = {"counts", "compact", "design", "tokens", "inherit", "train", "evaluate", "export"}
+ALL = {
+    "counts",
+    "compact",
+    "design",
+    "tokens",
+    "calibration",
+    "inherit",
+    "train",
+    "evaluate",
+    "export",
+}
+MADE_FROM_INHERIT = {"inherit", "train", "evaluate", "export"}
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +99,7 @@ def test_a_second_make_reuses_everything(recipe: Recipe, made: Run) -> None:
 @pytest.mark.parametrize(
     ("stage", "kept"),
     [
-        ("inherit", ALL - {"inherit", "train", "evaluate", "export"}),
+        ("inherit", ALL - MADE_FROM_INHERIT),
         ("evaluate", ALL - {"evaluate"}),
     ],
 )
@@ -122,8 +133,39 @@ def test_only_what_a_change_touches_is_made(
     assert reused(train__rounds=1) == ALL - {"train", "evaluate", "export"}
     assert reused(seed=1) == ALL - {"train", "evaluate", "export"}
     assert reused(evaluate__sample_tokens=3) == ALL - {"evaluate"}
-    assert reused(inherit__neurons="l1") == {"counts", "compact", "design", "tokens"}
+    assert reused(inherit__neurons="l1") == ALL - MADE_FROM_INHERIT
+    assert reused(inherit__calibration_blocks=7) == ALL  # `l2` looks at no text
+    assert reused(inherit__neurons="energy") == ALL - MADE_FROM_INHERIT - {"calibration"}
     assert reused(corpus__max_bytes=30_000) == set()
+
+
+def test_another_size_and_score_cost_no_new_calibration(tiny_recipe: Path, tmp_path: Path) -> None:
+    """One pass over the parent serves every target and every method that reads it."""
+
+    def made(**changes: Any) -> Run:
+        keys = {key.replace("__", "."): value for key, value in changes.items()}
+        recipe = load_recipe(tiny_recipe, changes={"inherit.calibration_blocks": 8, **keys})
+        return make(recipe, out=tmp_path, until="inherit")
+
+    first = made(name="a", inherit__neurons="energy")
+    assert first.scores["calibration.tokens"].value == 8 * 32
+    other = made(name="b", inherit__neurons="activation", design__max_params=14_000)
+    assert other.reused == {"counts", "compact", "tokens", "calibration"}
+    kept = first.artifacts["inherit"].manifest["files"]
+    again = make(
+        load_recipe(
+            tiny_recipe,
+            changes={
+                "name": "a",
+                "inherit.calibration_blocks": 8,
+                "inherit.neurons": "energy",
+            },
+        ),
+        out=tmp_path,
+        until="inherit",
+        redo="inherit",
+    )
+    assert again.artifacts["inherit"].manifest["files"] == kept
 
 
 def test_killed_while_training_and_run_again(tiny_recipe: Path, made: Run, tmp_path: Path) -> None:
@@ -178,7 +220,7 @@ evaluate = {{ speed_tokens = 0, sample_tokens = 0 }}
     }
     recipe = load_recipe(tiny_recipe, changes=changes)
     before = plan(recipe, out=tmp_path)
-    assert [step.run for step in before] == ["grown"] * 8 + ["child-of-grown"] * 8
+    assert [step.run for step in before] == ["grown"] * len(ALL) + ["child-of-grown"] * len(ALL)
     run = make(recipe, out=tmp_path)
     assert {step.key for step in before} == {step.key for step in plan(recipe, out=tmp_path)}
     assert all(step.reused for step in plan(recipe, out=tmp_path))

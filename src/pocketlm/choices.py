@@ -12,8 +12,10 @@ from pocketlm.recipe import Recipe
 from pocketlm.stages.compact.select import SELECTORS
 from pocketlm.stages.design.rank import RANKERS
 from pocketlm.stages.export import FORMATS, check_formats
+from pocketlm.stages.inherit.hidden import HIDDEN_CUTS
 from pocketlm.stages.inherit.layers import LAYER_PICKS
 from pocketlm.stages.inherit.neurons import NEURON_SCORES
+from pocketlm.stages.inherit.refit import REFITS
 from pocketlm.stages.train.resample import RESAMPLERS
 from pocketlm.stages.train.schedule import SCHEDULES
 
@@ -23,6 +25,8 @@ CHOICES: dict[str, Mapping[str, Method[Any]]] = {
     "inherit.start": STARTS,
     "inherit.layers": LAYER_PICKS,
     "inherit.neurons": NEURON_SCORES,
+    "inherit.hidden": HIDDEN_CUTS,
+    "inherit.refit": REFITS,
     "train.resample": RESAMPLERS,
     "train.schedule": SCHEDULES,
     "export.formats": FORMATS,
@@ -40,7 +44,8 @@ def check_choices(recipe: Recipe) -> None:
         value = getattr(getattr(recipe, stage), field)
         names = value if isinstance(value, tuple) else (value,)
         for name in names:
-            if (key, name) != ("inherit.start", "parent"):
+            listed = key == "inherit.layers" and isinstance(name, int)
+            if not listed and (key, name) != ("inherit.start", "parent"):
                 pick(table, name, f"[{stage}] {field}")
     family = load_family(recipe.family)
     if recipe.parent is None:

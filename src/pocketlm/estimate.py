@@ -21,6 +21,7 @@ from pocketlm.model.shape import Shape
 from pocketlm.pipeline import Step, make_chain, plan, resolve
 from pocketlm.price import MFU, PEAK_FLOPS, Price, price
 from pocketlm.recipe import Recipe, TrainTokenizer
+from pocketlm.stages.inherit.evidence import needs_blocks
 from pocketlm.steps import decide_shape
 from pocketlm.units import show_count, show_seconds
 
@@ -28,6 +29,7 @@ _BYTES_PER_TOKEN = 3.5
 _COUNT_BYTES_PER_S = 8e6
 _READ_BYTES_PER_S = 1.5e6  # tokenise, one core
 _FIXED_SECONDS = {"compact": 8.0, "design": 1.0, "inherit": 8.0, "evaluate": 15.0, "export": 20.0}
+_CALIBRATION_SECONDS = 10.0  # of a small parent on the default blocks; nothing if none is read
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ def _stage_seconds(
         "compact": _FIXED_SECONDS["compact"],
         "design": _FIXED_SECONDS["design"],
         "tokens": text_bytes / _READ_BYTES_PER_S,
+        "calibration": _CALIBRATION_SECONDS if needs_blocks(recipe.inherit) else 0.0,
         "inherit": _FIXED_SECONDS["inherit"],
         "train": 5.0 + flops * (3 * trained + later * one_pass) / rate,
         # Two models, windows that overlap by half.

@@ -1,9 +1,9 @@
 """The six stages of a run: what each needs, what can be reused, what is made.
 
-    (counts) -> compact -> design -> (tokens) -> inherit -> train -> evaluate, export
+    (counts) -> compact -> design -> (tokens, calibration) -> inherit -> train -> evaluate, export
 
-`counts` is the corpus in the parent's tokens and `tokens` the corpus in the child's; they belong to
-no stage and to several.
+`counts` is the corpus in the parent's tokens, `tokens` the corpus in the child's and `calibration`
+what the parent does on some of it; they belong to no stage.
 """
 
 from collections.abc import Mapping
@@ -22,6 +22,7 @@ from pocketlm.recipe import ParentRecipe, Recipe, load_recipe
 from pocketlm.runs import Run, claim, record
 from pocketlm.stages import NEEDS, STAGES, VERSIONS
 from pocketlm.stages.export import check_formats
+from pocketlm.stages.inherit.evidence import groups_for, needs_blocks
 
 _ORDER = tuple(NEEDS)
 _MAX_GENERATIONS = 8
@@ -127,6 +128,7 @@ def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
         "design": {"parent": inputs.parent_key, "family": recipe.family,
                    **_designed_by(recipe, inputs)},
         "tokens": {"corpus": inputs.corpus_key},
+        "calibration": _calibration_parts(recipe, inputs),
         "inherit": {"parent": inputs.parent_key, "start": recipe.start,
                     "seed": recipe.seed if draws else None,
                     "positions": None if inputs.parent else max_positions(recipe)},
@@ -138,7 +140,9 @@ def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
     }  # fmt: skip
     keys: dict[str, str] = {}
     for stage in _ORDER:
-        table = getattr(recipe, stage).model_dump() if stage in STAGES else {}
+        # How much text is looked at decides the calibration, and the child only through it.
+        unread = {"calibration_blocks"} if stage == "inherit" else set()
+        table = getattr(recipe, stage).model_dump(exclude=unread) if stage in STAGES else {}
         parts = {"stage": stage, "version": VERSIONS[stage], "table": table, **own[stage]}
         keys[stage] = key_of(parts | {"needs": [keys[need] for need in NEEDS[stage]]})
     return keys
@@ -157,6 +161,17 @@ def _designed_by(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
         "training": recipe.train.model_dump(exclude={"checkpoint_seconds"}) if proxy else None,
         "corpus": inputs.corpus_key if proxy else None,
         "law": law.read_text(encoding="utf-8") if law and law.is_file() else None,
+    }
+
+
+def _calibration_parts(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
+    """What decides the measurements; nothing where no method looks at text."""
+    if recipe.start != "parent" or not needs_blocks(recipe.inherit):
+        return {}
+    return {
+        "parent": inputs.parent_key,
+        "groups": groups_for(recipe.inherit),
+        "blocks": [recipe.inherit.calibration_blocks, recipe.train.seq_len],
     }
 
 

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from pocketlm.design_table import DesignTable as DesignTable
+from pocketlm.design_table import ShapeTable as ShapeTable
 from pocketlm.tables import Table, load_table
 
 
@@ -74,75 +76,27 @@ class CompactTable(Table):
         return self
 
 
-class ShapeTable(Table):
-    """An architecture in numbers, without the vocabulary (stage 1 sets that)."""
-
-    layers: int = Field(ge=1)
-    """Transformer layers."""
-    hidden: int = Field(ge=8)
-    """Width of the residual stream."""
-    heads: int = Field(ge=1)
-    """Query heads."""
-    kv_heads: int = Field(ge=1)
-    """Key/value heads; divides `heads`."""
-    ffn: int = Field(ge=8)
-    """Width inside the feed-forward layer."""
-    head_dim: int | None = Field(default=None, ge=2)
-    """Width of one head. Default: the parent's, else hidden / heads."""
-    tied: bool | None = None
-    """One matrix for embedding and head. Default: the parent's, else true."""
-
-
-class DesignTable(Table):
-    """Stage 2: the best shape for the budget (paper, architecture tweak)."""
-
-    max_params: int | None = Field(default=None, ge=1)
-    """Parameters at most, embeddings counted once if tied."""
-    max_bytes: int | None = Field(default=None, ge=1)
-    """Memory at most while generating: weights in `weight_format` and the cache of `context`."""
-    weight_format: str = "q8_0"
-    """How the device keeps weights: f32, bf16, f16, q8_0, q5_0 or q4_0."""
-    context: int = Field(default=1024, ge=1)
-    """Tokens the cache holds, a new token looks back at, and the first token waits for."""
-    min_tokens_per_s: float | None = Field(default=None, gt=0)
-    """New tokens a second at least, one sequence, in `runtime` on `device`."""
-    max_first_token_ms: float | None = Field(default=None, gt=0)
-    """Milliseconds at most from a prompt of `context` tokens to the first new one."""
-    runtime: Literal["roofline", "transformers"] = "roofline"
-    """What the times hold in: the bound of the device's profile, or transformers measured and
-    fitted on this machine (half a minute)."""
-    shape: ShapeTable | None = None
-    """An explicit shape instead of a budget."""
-    rank: str = "deep-first"
-    """How legal shapes are ordered: a name of RANKERS."""
-    proxy_tokens: int = Field(default=200_000, ge=1)
-    """Training tokens of a finalist of `proxy`; the others get a half or a quarter."""
-    law: str | None = None
-    """File of a fitted loss law for `scaling-law`, relative to the recipe."""
-
-    @property
-    def has_budget(self) -> bool:
-        """Whether any limit is given."""
-        limits = (self.max_params, self.max_bytes, self.min_tokens_per_s, self.max_first_token_ms)
-        return any(limit is not None for limit in limits)
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> "DesignTable":
-        if self.has_budget and self.shape is not None:
-            raise ValueError("give limits (max_params, max_bytes, ...) or shape, not both")
-        return self
-
-
 class InheritTable(Table):
     """Stage 3: the child's first weights (paper, parameter inheritance)."""
 
     start: str = "parent"
     """`parent` cuts the child out of the parent; else a name of STARTS (random weights). A recipe
     without a parent starts from `constant` unless it says otherwise."""
-    layers: str = "ends"
-    """Which layers stay: a name of LAYER_PICKS."""
+    layers: str | tuple[int, ...] = "ends"
+    """Which layers stay: a name of LAYER_PICKS, or the parent's layer (from 0) for each of the
+    child's, in any order and more than once."""
     neurons: str = "l2"
-    """How heads, FFN neurons and hidden channels are scored: a name of NEURON_SCORES."""
+    """How heads, FFN neurons and, with `hidden = "score"`, channels are scored: a name of
+    NEURON_SCORES."""
+    hidden: str = "score"
+    """How the residual stream is narrowed: a name of HIDDEN_CUTS."""
+    norm_energy: bool = False
+    """Rescale each RMSNorm by the share of the stream's energy that stays, sqrt(rho D / K)."""
+    refit: str = "none"
+    """How output matrices are fitted anew on text after the cut: a name of REFITS."""
+    calibration_blocks: int = Field(default=128, ge=2)
+    """Blocks of training text that the methods which look at text see, spread evenly over it, each
+    of [train] seq_len tokens (Minitron: 1024 of 4096; LLM-Pruner: 10 of 64)."""
 
 
 class TrainTable(Table):

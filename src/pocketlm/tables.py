@@ -83,7 +83,8 @@ def _explain(error: ValidationError, model: type[Table]) -> str:
     first = max(error.errors(), key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
     # Union members appear in the location by class name; keys are lower case.
     members = {"str", "int"}
-    keys = [p for p in map(str, first["loc"]) if p[:1] == p[:1].lower() and p not in members]
+    loc = [p for p in map(str, first["loc"]) if p[:1] == p[:1].lower() and p not in members]
+    keys = [p for p in loc if not p.startswith("tuple[")]
     *tables, key = keys or [""]
     where = f"[{'.'.join(tables)}] " if tables else ""
     if first["type"] == "extra_forbidden":

@@ -94,6 +94,9 @@ class Family(Table):
     """For a class that is ours: how a checkpoint names its code file, which is one of model/."""
     fresh: dict[str, Any]
     """Config of a model without a parent, besides its shape."""
+    rotates: bool = False
+    """Whether the stream is read through RMSNorms alone, each listed right before its readers: then
+    a rotation of the stream can be folded into the weights."""
     tensors: tuple[TensorRow, ...]
     """Every tensor, in the order of the model."""
 
@@ -138,6 +141,11 @@ class Family(Table):
             raise ValueError(f"tensor {row.name}: [defaults] lacks its switch {row.when!r}")
         if "qkv_heads" in row.axes and self.keys.kv_heads:
             raise ValueError(f"tensor {row.name}: qkv_heads needs [keys] kv_heads = ''")
+
+    @property
+    def final_norm(self) -> str:
+        """Name of the gain of the norm before the output matrix."""
+        return next(row.name for row in self.tensors if row.part == "norms" and not row.per_layer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,15 +26,8 @@ def build_network(
     No weight is drawn first, so the global random state stays as it was. Raises `StageError`
     unless every key and shape matches; only the head of a tied model may be absent.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.initialization import no_init_weights
-
     # Modules are made on the real device: rotary frequencies are computed there and not stored.
-    with no_init_weights():
-        network = AutoModelForCausalLM.from_config(
-            model_config(config), dtype=torch.float32, attn_implementation=attention
-        )
+    network = _undrawn(config, attention)
     network.tie_weights()
     try:
         keys = network.load_state_dict(dict(tensors), strict=False)
@@ -84,6 +77,51 @@ def explicit_config(config: Mapping[str, Any]) -> dict[str, Any]:
     per_layer = load_family(config["model_type"]).per_layer
     derived = {key: full[key] for key in per_layer if config.get(key) is None and key in full}
     return {**fill_token_ids(config, full), **derived}
+
+
+def hollow_network(config: Mapping[str, Any]) -> "PreTrainedModel":
+    """The same model without any weight: parameters are on the meta device and take no memory.
+
+    Only rotary frequencies are real; they follow from the config.
+    """
+    import torch
+
+    with torch.device("meta"):
+        network = _undrawn(config, "sdpa")
+    base = network.base_model
+    base.rotary_emb = type(base.rotary_emb)(config=network.config)
+    return network.eval()
+
+
+def layers_of(network: "PreTrainedModel", family: str) -> Any:
+    """The list of the network's layers, whose entries may be replaced."""
+    row = next(row for row in load_family(family).tensors if row.per_layer)
+    return network.get_submodule(row.name.partition(".{layer}")[0])
+
+
+def pass_through() -> "torch.nn.Module":
+    """A layer that hands the stream on, whatever else it is given."""
+    import torch
+
+    class PassThrough(torch.nn.Module):
+        passes = True
+
+        def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            return hidden_states
+
+    return PassThrough()
+
+
+def _undrawn(config: Mapping[str, Any], attention: str) -> "PreTrainedModel":
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        network: PreTrainedModel = AutoModelForCausalLM.from_config(
+            model_config(config), dtype=torch.float32, attn_implementation=attention
+        )
+    return network
 
 
 def _last_line(error: Exception) -> str:

@@ -129,7 +129,8 @@ def check_shape(shape: Shape, parent_shape: Shape | None = None) -> None:
 
     hidden is a multiple of heads because transformers refuses anything else; head_dim stays the
     parent's so that rotary frequencies keep their meaning; groups of query heads may lose members
-    but not gain any. Raises `ParentError` for an unknown family.
+    but not gain any. Of all sizes only layers may exceed the parent's: they can be repeated.
+    Raises `ParentError` for an unknown family.
     """
     for name in _SIZES:
         if getattr(shape, name) < 1:
@@ -177,7 +178,8 @@ def _check_within(shape: Shape, parent: Shape) -> None:
     if shape.series != parent.series:
         raise RecipeError(f"series = {shape.series}: the parent has {parent.series}; keep it")
     for name in (*_SIZES, "shortcut"):
-        if getattr(shape, name) > getattr(parent, name):
+        # Depth may grow: inherit repeats layers.
+        if name != "layers" and getattr(shape, name) > getattr(parent, name):
             raise RecipeError(
                 f"{name} = {getattr(shape, name)}: the parent has {getattr(parent, name)}; "
                 "a child is cut out of it, so choose that or less"

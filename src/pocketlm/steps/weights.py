@@ -1,4 +1,4 @@
-"""The steps that make weights: inherit and train."""
+"""The steps that make weights: calibration, inherit and train."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,45 @@ from pocketlm.model.cost import count_params, flops_per_token
 from pocketlm.steps.materials import Materials, Scores, write_json
 
 if TYPE_CHECKING:
+    from pocketlm.stages.inherit import Calibration
     from pocketlm.stages.train import Trained
+
+
+def calibration_step(run: Materials, files: Path, resume: Path) -> Scores:
+    """What the parent does on blocks of the text; empty where no method looks at text."""
+    from pocketlm.stages.inherit import measure, needs_blocks
+
+    table = run.recipe.inherit
+    if run.recipe.start != "parent" or not needs_blocks(table):
+        return {}
+    assert run.inputs.parent is not None  # the recipe's own check
+    calibration = measure(
+        open_checkpoint(run.inputs.parent),
+        np.load(run.made["compact"].path("kept_V.npy")),
+        _train_blocks(run),
+        table,
+        progress=run.progress,
+    )
+    np.save(files / "ids_NT1.npy", calibration.ids_NT1)
+    for name, values in calibration.statistics.items():
+        np.save(files / f"{name}.npy", values)
+    return {"tokens": Score(calibration.ids_NT1[:, 1:].size, "tokens")}
+
+
+def _load_calibration(folder: Path) -> "Calibration | None":
+    from pocketlm.stages.inherit import Calibration
+
+    if not (folder / "ids_NT1.npy").is_file():
+        return None
+    arrays = {path.stem: np.load(path) for path in sorted(folder.glob("*.npy"))}
+    return Calibration(ids_NT1=arrays.pop("ids_NT1"), statistics=arrays)
+
+
+def _train_blocks(run: Materials) -> Blocks:
+    tokens, seq_len = run.made["tokens"], run.recipe.train.seq_len
+    num_tokens = int(run.made["compact"].scores["vocab_size"].value)
+    shard = open_shard(tokens.folder, "train", num_tokens=num_tokens)
+    return Blocks(shard.tokens, seq_len, shard.num_bytes / len(shard.tokens))
 
 
 def inherit_step(run: Materials, files: Path, resume: Path) -> Scores:
@@ -32,9 +70,10 @@ def inherit_step(run: Materials, files: Path, resume: Path) -> Scores:
             parent,
             shape,
             np.load(run.made["compact"].path("kept_V.npy")),
-            layers=recipe.inherit.layers,
-            neurons=recipe.inherit.neurons,
             rng=run.rng("inherit"),
+            calibration=_load_calibration(run.made["calibration"].folder),
+            progress=run.progress,
+            **recipe.inherit.model_dump(),
         )
     else:
         import torch
@@ -61,10 +100,7 @@ def train_step(run: Materials, files: Path, resume: Path) -> Scores:
     from pocketlm.stages.train import train
 
     table = run.recipe.train
-    tokens = run.made["tokens"]
-    num_tokens = int(run.made["compact"].scores["vocab_size"].value)
-    shard = open_shard(tokens.folder, "train", num_tokens=num_tokens)
-    blocks = Blocks(shard.tokens, table.seq_len, shard.num_bytes / len(shard.tokens))
+    blocks = _train_blocks(run)
     trained = train(
         load_child(run.made["inherit"].folder),
         blocks,

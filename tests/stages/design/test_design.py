@@ -153,7 +153,6 @@ def test_names_are_checked() -> None:
         ({"kv_heads": 3}, "heads = 8 is not a multiple of kv_heads = 3"),
         ({"hidden": 100}, "hidden = 100 is not a multiple of heads = 8"),
         ({"hidden": 136}, "hidden = 136: the parent has 128"),
-        ({"layers": 3}, "layers = 3: the parent has 2"),
         ({"layers": 0}, "layers = 0: it must be at least 1"),
         ({"ffn": 385}, "ffn = 385: the parent has 384"),
         ({"head_dim": 32}, "head_dim = 32: the parent's is 16"),
@@ -165,6 +164,10 @@ def test_names_are_checked() -> None:
 def test_explicit_shapes_are_checked(changes: dict[str, int], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         check_shape(replace(STORIES, **changes), STORIES)  # type: ignore[arg-type]
+
+
+def test_only_depth_may_grow() -> None:
+    check_shape(replace(STORIES, layers=7), STORIES)
 
 
 def test_only_a_tied_parent_has_tied_children() -> None:

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from pocketlm.corpus.blocks import Blocks
 from pocketlm.model.checkpoint import save_child
 from pocketlm.model.child import Child
 from pocketlm.model.shape import Shape
@@ -44,3 +46,9 @@ def parent_folder(parent: Child, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("parent")
     save_child(parent, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def blocks() -> Blocks:
+    """12 blocks of 16 tokens of the parent's own ids."""
+    return Blocks(np.random.default_rng(1).integers(0, 60, 12 * 16 + 1), 16)

@@ -13,12 +13,15 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
+from pocketlm.corpus.blocks import Blocks
 from pocketlm.errors import ParentError, RecipeError
 from pocketlm.model.checkpoint import Checkpoint, load_child, open_checkpoint, save_child
 from pocketlm.model.child import Child
 from pocketlm.model.neutral import from_llama
 from pocketlm.model.shape import Shape
 from pocketlm.stages.inherit import LAYER_PICKS, NEURON_SCORES, inherit
+from pocketlm.stages.inherit.evidence import Evidence
+from pocketlm.stages.inherit.layers import choose_layers
 from pocketlm.stages.inherit.neurons import Units, choose_units
 
 IDS = torch.randint(0, 60, (2, 30), generator=torch.Generator().manual_seed(5))
@@ -52,10 +55,18 @@ def layer_names(layer: int) -> tuple[str, str]:
 
 @pytest.mark.parametrize("layers", LAYER_PICKS)
 @pytest.mark.parametrize("neurons", NEURON_SCORES)
-def test_identity(parent: Child, parent_folder: Path, layers: str, neurons: str) -> None:
+def test_identity(
+    parent: Child, parent_folder: Path, blocks: Blocks, layers: str, neurons: str
+) -> None:
     checkpoint = open_checkpoint(parent_folder)
     child = inherit(
-        checkpoint, checkpoint.shape, EVERY_TOKEN, layers=layers, neurons=neurons, rng=rng()
+        checkpoint,
+        checkpoint.shape,
+        EVERY_TOKEN,
+        layers=layers,
+        neurons=neurons,
+        calibration=blocks,
+        rng=rng(),
     )
     assert all(torch.equal(child.tensors[n], t) for n, t in parent.tensors.items())
     assert torch.equal(logits(child), logits(parent))
@@ -121,8 +132,9 @@ def test_masked_parent_equals_child(parent: Child, parent_folder: Path, axis: st
     cuts["all"] = {"layers": 2, "ffn": 17, "heads": 2, "kv_heads": 2, "hidden": 30}
     shape = replace(checkpoint.shape, **cuts[axis])
     child = inherit(checkpoint, shape, EVERY_TOKEN, rng=rng())
-    kept_L = LAYER_PICKS["ends"].function(4, shape.layers)
-    scores = NEURON_SCORES["l2"].function(checkpoint, kept_L, EVERY_TOKEN, rng())
+    evidence = Evidence(parent=checkpoint, kept_V=EVERY_TOKEN, rng=rng())
+    kept_L = choose_layers("ends", evidence, shape.layers)
+    scores = NEURON_SCORES["l2"].function(evidence, kept_L)
     units = choose_units(scores, checkpoint.shape, shape)
     masked = edited(parent, lambda tensors: mask(tensors, kept_L, units, checkpoint.shape))
     eps = child.config["rms_norm_eps"] * shape.hidden / checkpoint.shape.hidden
@@ -275,6 +287,31 @@ def test_streams_one_tensor_at_a_time(parent_folder: Path, monkeypatch: pytest.M
     assert not any("layers.1." in name or "layers.2." in name for name in reads)
 
 
+@pytest.mark.parametrize("num_layers", [5, 8, 11])
+def test_a_deeper_child_computes_what_its_parent_does(
+    parent: Child, parent_folder: Path, num_layers: int
+) -> None:
+    checkpoint = open_checkpoint(parent_folder)
+    shape = replace(checkpoint.shape, layers=num_layers)
+    child = inherit(checkpoint, shape, EVERY_TOKEN, rng=rng())
+    assert child.shape == shape
+    assert torch.equal(logits(child), logits(parent))
+    # Where the list is the user's, so are the copies.
+    listed = sorted([0, 1, 2, 3, *range(4), *range(4)][:num_layers])
+    plain = inherit(checkpoint, shape, EVERY_TOKEN, layers=listed, rng=rng())
+    assert not torch.allclose(logits(plain), logits(parent), atol=1e-2)
+
+
+def test_a_listed_child_has_those_layers(parent: Child, parent_folder: Path) -> None:
+    checkpoint = open_checkpoint(parent_folder)
+    shape = replace(checkpoint.shape, layers=3)
+    child = inherit(checkpoint, shape, EVERY_TOKEN, layers=[3, 0, 3], rng=rng())
+    for layer, source in enumerate((3, 0, 3)):
+        for name in ("mlp.up_proj", "self_attn.o_proj", "input_layernorm"):
+            ours = child.tensors[f"model.layers.{layer}.{name}.weight"]
+            assert torch.equal(ours, parent.tensors[f"model.layers.{source}.{name}.weight"])
+
+
 def test_child_generates_in_transformers(parent_folder: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(parent_folder)
     shape = replace(checkpoint.shape, layers=2, hidden=24, heads=4, kv_heads=2, ffn=16)
@@ -297,8 +334,8 @@ def test_refusals(parent_folder: Path) -> None:
         inherit(checkpoint, shape, EVERY_TOKEN, layers="end", rng=rng())
     with pytest.raises(RecipeError, match=r"\[inherit\] neurons = 'mask'"):
         inherit(checkpoint, shape, EVERY_TOKEN, neurons="mask", rng=rng())
-    with pytest.raises(RecipeError, match="layers = 5: the parent has 4"):
-        inherit(checkpoint, replace(shape, layers=5), EVERY_TOKEN, rng=rng())
+    with pytest.raises(RecipeError, match="hidden = 54: the parent has 48"):
+        inherit(checkpoint, replace(shape, hidden=54), EVERY_TOKEN, rng=rng())
     with pytest.raises(ParentError, match="token 60 of the tokenizer has no row"):
         inherit(checkpoint, shape.with_vocab(1), np.array([60]), rng=rng())
 

@@ -13,6 +13,7 @@ from pocketlm.model.checkpoint import open_checkpoint
 from pocketlm.model.child import Child
 from pocketlm.model.shape import Shape
 from pocketlm.stages.inherit import NEURON_SCORES, inherit
+from pocketlm.stages.inherit.evidence import Evidence
 from pocketlm.stages.inherit.neurons import Scores, choose_units
 
 EVERY_TOKEN = np.arange(60)
@@ -56,9 +57,10 @@ def test_scores_do_not_depend_on_chunks(
 ) -> None:
     checkpoint = open_checkpoint(parent_folder)
     score = NEURON_SCORES["l2"].function
-    whole = score(checkpoint, (0, 2), EVERY_TOKEN, rng())
+    evidence = Evidence(parent=checkpoint, kept_V=EVERY_TOKEN, rng=rng())
+    whole = score(evidence, (0, 2))
     monkeypatch.setattr("pocketlm.stages.inherit.neurons._CHUNK_VALUES", 100)
-    chunked = score(checkpoint, (0, 2), EVERY_TOKEN, rng())
+    chunked = score(evidence, (0, 2))
     np.testing.assert_allclose(whole.hidden, chunked.hidden, rtol=1e-12)
     up, down, gate = (
         parent.tensors[f"model.layers.2.mlp.{name}_proj.weight"].double()

@@ -1,17 +1,38 @@
 """Stage 3, inherit: the child's first weights (paper, parameter inheritance)."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
+from pocketlm.corpus.blocks import Blocks
 from pocketlm.errors import ParentError
 from pocketlm.method import pick
 from pocketlm.model.checkpoint import Checkpoint
 from pocketlm.model.child import Child
 from pocketlm.model.shape import Shape, check_shape
-from pocketlm.stages.inherit.cut import cut
-from pocketlm.stages.inherit.layers import LAYER_PICKS
-from pocketlm.stages.inherit.neurons import NEURON_SCORES, Indices, choose_units
+from pocketlm.progress import SILENT, Progress
+from pocketlm.recipe import InheritTable
+from pocketlm.stages.inherit.calibration import Calibration, Indices
+from pocketlm.stages.inherit.evidence import Evidence, needs_blocks
+from pocketlm.stages.inherit.hidden import HIDDEN_CUTS
+from pocketlm.stages.inherit.layers import LAYER_PICKS, choose_layers, silence_copies
+from pocketlm.stages.inherit.measure import measure
+from pocketlm.stages.inherit.neurons import NEURON_SCORES, choose_units
+from pocketlm.stages.inherit.norms import correct_norms
+from pocketlm.stages.inherit.refit import REFITS
+from pocketlm.tables import build_table
 
-__all__ = ["LAYER_PICKS", "NEURON_SCORES", "inherit"]
+__all__ = [
+    "HIDDEN_CUTS",
+    "LAYER_PICKS",
+    "NEURON_SCORES",
+    "REFITS",
+    "Calibration",
+    "inherit",
+    "measure",
+    "needs_blocks",
+]
 
 
 def inherit(
@@ -19,24 +40,45 @@ def inherit(
     shape: Shape,
     kept_V: Indices,
     *,
-    layers: str = "ends",
-    neurons: str = "l2",
     rng: np.random.Generator,
+    calibration: Blocks | Calibration | None = None,
+    progress: Progress = SILENT,
+    **settings: Any,
 ) -> Child:
-    """Keep the layers that matter, score their units, keep the best, cut them out.
+    """Keep the layers that matter, score their units, keep the best, cut them out, mend.
 
-    `kept_V`: parent token id by child token id, int64, as many as `shape.vocab_size`. `layers` and
-    `neurons` are names of LAYER_PICKS and NEURON_SCORES. Raises `RecipeError` for a shape the
-    parent does not contain, `ParentError` for token ids its embedding does not have.
+    `kept_V`: parent token id by child token id, int64, as many as `shape.vocab_size`;
+    `calibration`: training text in child ids, or what `measure` made of it, for the methods that
+    look at text; `settings`: keys of `[inherit]`. Raises `RecipeError` for a wrong setting or a
+    shape the parent does not contain, `ParentError` for token ids its embedding does not have,
+    `CorpusError` for too little text.
     """
-    pick_layers = pick(LAYER_PICKS, layers, "[inherit] layers")
-    score = pick(NEURON_SCORES, neurons, "[inherit] neurons")
+    table = build_table(InheritTable, settings, "[inherit]")
+    score = pick(NEURON_SCORES, table.neurons, "[inherit] neurons")
+    narrow = pick(HIDDEN_CUTS, table.hidden, "[inherit] hidden")
+    refit = pick(REFITS, table.refit, "[inherit] refit")
     check_shape(shape, parent.shape)
     _check_tokens(kept_V, shape, parent)
-    kept_L = pick_layers(parent.shape.layers, shape.layers)
-    scores = score(parent, kept_L, kept_V, rng)
-    units = choose_units(scores, parent.shape, shape)
-    return cut(parent, shape, kept_L, kept_V, units)
+    if isinstance(calibration, Blocks):
+        calibration = measure(parent, kept_V, calibration, table, progress=progress)
+    evidence = Evidence(
+        parent=parent, kept_V=kept_V, rng=rng, calibration=calibration, progress=progress
+    )
+    kept_L = choose_layers(table.layers, evidence, shape.layers)
+    units = choose_units(score(evidence, kept_L), parent.shape, shape)
+    made = narrow(evidence, shape, kept_L, units)
+    if isinstance(table.layers, str):
+        made = replace(made, child=silence_copies(made.child, kept_L))
+    if table.norm_energy and shape.hidden < parent.shape.hidden:
+        made = replace(made, child=correct_norms(evidence, made))
+    every = tuple(range(parent.shape.layers))
+    nothing_cut = kept_L == every and _body(shape) == _body(parent.shape)
+    return made.child if nothing_cut else refit(evidence, made)
+
+
+def _body(shape: Shape) -> Shape:
+    """What the layers are, whatever the vocabulary."""
+    return replace(shape, vocab_size=1, tied=True)
 
 
 def _check_tokens(kept_V: Indices, shape: Shape, parent: Checkpoint) -> None:

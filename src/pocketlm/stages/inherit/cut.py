@@ -16,7 +16,8 @@ from pocketlm.model.family import Axis, load_family, tensors_of
 from pocketlm.model.network import explicit_config
 from pocketlm.model.shape import Shape, config_with
 from pocketlm.model.token_ids import new_ids_of, remap_token_ids
-from pocketlm.stages.inherit.neurons import Indices, Units
+from pocketlm.stages.inherit.calibration import Indices
+from pocketlm.stages.inherit.neurons import Units
 
 if TYPE_CHECKING:
     import torch

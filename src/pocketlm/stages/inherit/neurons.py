@@ -8,9 +8,9 @@ channel's row or column of everything that reads or writes the stream.
 Shapes: F neurons, H heads, D channels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,13 @@ from pocketlm.method import Method
 from pocketlm.model.checkpoint import Checkpoint
 from pocketlm.model.family import Placed, tensors_of
 from pocketlm.model.shape import Shape
+from pocketlm.stages.inherit.calibration import Indices
+from pocketlm.stages.inherit.evidence import Evidence
 
 if TYPE_CHECKING:
     import torch
 
 Importance = NDArray[np.float64]
-Indices = NDArray[np.int64]
 
 _CHUNK_VALUES = 2**17  # float64 values at a time: 1 MiB stays in the cache, 3 x faster than 32
 
@@ -48,30 +49,37 @@ class Units:
     hidden: Indices
 
 
-NeuronScore = Callable[[Checkpoint, Sequence[int], Indices, np.random.Generator], Scores]
+NeuronScore = Callable[[Evidence, Sequence[int]], Scores]
 
 
-def weight_norm(
-    parent: Checkpoint,
-    kept_L: Sequence[int],
-    kept_V: Indices,
-    rng: np.random.Generator,
-    *,
-    power: int,
-) -> Scores:
-    """sum |w|^power over the weights of each unit, root taken: L1 or L2 norm. Draws nothing.
+def weight_norm(evidence: Evidence, kept_L: Sequence[int], *, power: int) -> Scores:
+    """sum |w|^power over the weights of each unit, root taken: L1 or L2 norm.
 
     Only kept layers and kept vocabulary rows count. Every tensor is read once and summed in
     float64, so neither the order nor the dtype of the file changes a choice.
     """
-    shape = parent.shape
+    parent = evidence.parent
+    sums = (
+        (placed, axis_sums(parent.read(placed.name), _rows(placed, evidence.kept_V), power))
+        for placed in _scored_tensors(parent, kept_L)
+    )
+    total = by_unit(parent.shape, kept_L, sums)
+    return Scores(
+        ffn=tuple(ffn_F ** (1 / power) for ffn_F in total.ffn),
+        heads=tuple(heads_H ** (1 / power) for heads_H in total.heads),
+        hidden=total.hidden ** (1 / power),
+    )
+
+
+def by_unit(
+    shape: Shape, layers: Sequence[int], sums: Iterable[tuple[Placed, list[Importance]]]
+) -> Scores:
+    """Add up each tensor's sums along its axes by the unit they belong to."""
     hidden_D = np.zeros(shape.hidden)
-    ffn_LF = {layer: np.zeros(shape.ffn) for layer in kept_L}
-    heads_LH = {layer: np.zeros(shape.heads) for layer in kept_L}
-    for placed in _scored_tensors(parent, kept_L):
-        rows_V = kept_V if placed.row.axes[0] == "vocab" else None
-        sums = _axis_sums(parent.read(placed.name), rows_V, power)
-        for axis, sum_ in zip(placed.row.axes, sums, strict=True):
+    ffn_LF = {layer: np.zeros(shape.ffn) for layer in layers}
+    heads_LH = {layer: np.zeros(shape.heads) for layer in layers}
+    for placed, along in sums:
+        for axis, sum_ in zip(placed.row.axes, along, strict=True):
             if axis == "hidden":
                 hidden_D += sum_
             elif axis == "ffn" and placed.layer is not None:
@@ -79,31 +87,25 @@ def weight_norm(
             elif axis in ("heads", "qkv_heads") and placed.layer is not None:
                 heads_LH[placed.layer] += sum_.reshape(shape.heads, -1).sum(1)
     return Scores(
-        ffn=tuple(ffn_LF[layer] ** (1 / power) for layer in kept_L),
-        heads=tuple(heads_LH[layer] ** (1 / power) for layer in kept_L),
-        hidden=hidden_D ** (1 / power),
+        ffn=tuple(ffn_LF[layer] for layer in layers),
+        heads=tuple(heads_LH[layer] for layer in layers),
+        hidden=hidden_D,
     )
 
 
-def l2_norm(
-    parent: Checkpoint, kept_L: Sequence[int], kept_V: Indices, rng: np.random.Generator
-) -> Scores:
+def l2_norm(evidence: Evidence, kept_L: Sequence[int]) -> Scores:
     """Root of the sum of squares of all weights of the unit."""
-    return weight_norm(parent, kept_L, kept_V, rng, power=2)
+    return weight_norm(evidence, kept_L, power=2)
 
 
-def l1_norm(
-    parent: Checkpoint, kept_L: Sequence[int], kept_V: Indices, rng: np.random.Generator
-) -> Scores:
+def l1_norm(evidence: Evidence, kept_L: Sequence[int]) -> Scores:
     """Sum of the sizes of all weights of the unit."""
-    return weight_norm(parent, kept_L, kept_V, rng, power=1)
+    return weight_norm(evidence, kept_L, power=1)
 
 
-def random_units(
-    parent: Checkpoint, kept_L: Sequence[int], kept_V: Indices, rng: np.random.Generator
-) -> Scores:
+def random_units(evidence: Evidence, kept_L: Sequence[int]) -> Scores:
     """Uniform importance: the control."""
-    shape = parent.shape
+    shape, rng = evidence.parent.shape, evidence.rng
     return Scores(
         hidden=rng.random(shape.hidden),
         ffn=tuple(rng.random(shape.ffn) for _ in kept_L),
@@ -111,9 +113,33 @@ def random_units(
     )
 
 
+def activation(evidence: Evidence, kept_L: Sequence[int]) -> Scores:
+    """Size of what goes into the output matrices, for channels of what comes out of the norms."""
+    return _measured(evidence, kept_L, "activation")
+
+
+def energy(evidence: Evidence, kept_L: Sequence[int]) -> Scores:
+    """Root mean square of the output lost with the unit alone; a channel's share of the stream."""
+    return _measured(evidence, kept_L, "energy")
+
+
+def taylor(evidence: Evidence, kept_L: Sequence[int]) -> Scores:
+    """Sum of |weight x mean gradient| over all weights of the unit."""
+    return _measured(evidence, kept_L, "taylor")
+
+
+def fisher(evidence: Evidence, kept_L: Sequence[int]) -> Scores:
+    """Squared gradient of a mask on the unit's output, summed over blocks."""
+    return _measured(evidence, kept_L, "fisher")
+
+
 NEURON_SCORES: dict[str, Method[NeuronScore]] = {
     "l2": Method(l2_norm, paper="arXiv 2402.02791, intra-layer: 47.00"),
     "l1": Method(l1_norm, paper="arXiv 2402.02791, intra-layer: 46.06"),
+    "taylor": Method(taylor, paper="arXiv 2402.02791, intra-layer: 47.90; arXiv 2305.11627"),
+    "fisher": Method(fisher, paper="Kwon et al., arXiv 2204.09656, section 4.1"),
+    "activation": Method(activation, paper="Minitron, arXiv 2407.14679, section 2.2"),
+    "energy": Method(energy, paper="ours: docs/3-inherit.md"),
     "random": Method(random_units, paper="control, ours"),
 }
 
@@ -145,6 +171,20 @@ def _largest(importance_N: Importance, num_kept: int) -> Indices:
     return np.sort(np.argsort(-importance_N, kind="stable")[:num_kept]).astype(np.int64)
 
 
+def _measured(evidence: Evidence, kept_L: Sequence[int], name: str) -> Scores:
+    """The statistic of that name, of the kept layers."""
+    layers = list(kept_L)
+    return Scores(
+        ffn=tuple(evidence.statistic(f"ffn.{name}")[layers]),
+        heads=tuple(evidence.statistic(f"heads.{name}")[layers]),
+        hidden=evidence.statistic(f"hidden.{name}"),
+    )
+
+
+def _rows(placed: Placed, kept_V: Indices) -> Indices | None:
+    return kept_V if placed.row.axes[0] == "vocab" else None
+
+
 def _scored_tensors(parent: Checkpoint, kept_L: Sequence[int]) -> Iterator[Placed]:
     kept = set(kept_L)
     for placed in tensors_of(parent.shape):
@@ -152,7 +192,7 @@ def _scored_tensors(parent: Checkpoint, kept_L: Sequence[int]) -> Iterator[Place
             yield placed
 
 
-def _axis_sums(tensor: "torch.Tensor", rows_V: Indices | None, power: int) -> list[Any]:
+def axis_sums(tensor: "torch.Tensor", rows_V: Indices | None, power: int) -> list[Importance]:
     """sum |w|^power for each index of each axis, float64, a chunk of rows at a time."""
     import torch
 

@@ -1,0 +1,71 @@
+"""What a method may look at to decide what stays: the parent, and what was measured on it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pocketlm.errors import RecipeError
+from pocketlm.model.checkpoint import Checkpoint
+from pocketlm.progress import SILENT, Progress
+from pocketlm.recipe import InheritTable
+from pocketlm.stages.inherit.calibration import Array, Calibration, Indices
+
+# Which names of which keys read which group of statistics.
+_READ_BY: Mapping[str, Mapping[str, tuple[str | bool, ...]]] = {
+    "forward": {
+        "layers": ("block-influence", "contiguous"),
+        "neurons": ("activation", "energy"),
+        "hidden": ("rotate",),
+    },
+    "taylor": {"neurons": ("taylor",)},
+    "fisher": {"neurons": ("fisher",)},
+}
+_RUN_ON_BLOCKS: Mapping[str, tuple[str | bool, ...]] = {
+    "layers": ("greedy",),
+    "norm_energy": (True,),
+    "refit": ("output", "stream"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """The parent, the vocabulary that stays, the blocks if any, and the generator of draws."""
+
+    parent: Checkpoint
+    kept_V: Indices
+    """Parent token id by child token id."""
+    rng: np.random.Generator
+    calibration: Calibration | None = None
+    progress: Progress = SILENT
+
+    def statistic(self, name: str) -> Array:
+        """One measured array; raises `RecipeError` where it was not measured."""
+        found = self.measured.statistics
+        if name not in found:
+            has = ", ".join(sorted(found)) or "none"
+            raise RecipeError(f"[inherit] calibration: {name} was not measured; it has {has}")
+        return found[name]
+
+    @property
+    def measured(self) -> Calibration:
+        """The blocks and statistics; raises `RecipeError` without them."""
+        if self.calibration is None:
+            raise RecipeError(
+                "[inherit] a method that looks at text needs it: inherit(..., calibration=blocks)"
+            )
+        return self.calibration
+
+
+def groups_for(table: InheritTable) -> tuple[str, ...]:
+    """The groups of statistics that the methods of `table` read; empty for data-free ones."""
+    return tuple(group for group, readers in _READ_BY.items() if _names_one(table, readers))
+
+
+def needs_blocks(table: InheritTable) -> bool:
+    """Whether any method of `table` looks at text."""
+    return bool(groups_for(table)) or _names_one(table, _RUN_ON_BLOCKS)
+
+
+def _names_one(table: InheritTable, readers: Mapping[str, tuple[str | bool, ...]]) -> bool:
+    return any(getattr(table, key) in names for key, names in readers.items())

@@ -1,0 +1,46 @@
+"""The whole parent in memory, over the vocabulary that stays: for gradients and for searches."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pocketlm.model.checkpoint import Checkpoint
+from pocketlm.model.child import Child
+from pocketlm.model.cost import count_params
+from pocketlm.stages.inherit.calibration import Indices
+from pocketlm.stages.inherit.cut import cut
+from pocketlm.stages.inherit.neurons import Units
+
+if TYPE_CHECKING:
+    import torch
+
+BATCH_BLOCKS = 8
+
+
+def whole_parent(parent: Checkpoint, kept_V: Indices) -> Child:
+    """The parent, float32, with the embedding and head rows of the kept tokens only."""
+    shape = parent.shape
+    layers = range(shape.layers)
+    every = Units(
+        ffn=tuple(np.arange(shape.ffn) for _ in layers),
+        heads=tuple(np.arange(shape.heads) for _ in layers),
+        kv_heads=tuple(np.arange(shape.kv_heads) for _ in layers),
+        hidden=np.arange(shape.hidden),
+    )
+    return cut(parent, shape.with_vocab(kept_V.size), tuple(layers), kept_V, every)
+
+
+def whole_bytes(parent: Checkpoint, kept_V: Indices, seq_len: int, *, copies: int = 1) -> int:
+    """Memory of `copies` of the parent and of one batch's logits, bytes; activations come on top.
+
+    `copies`: 1 to run it, 2 with a gradient beside every weight.
+    """
+    logits = BATCH_BLOCKS * seq_len * kept_V.size
+    return 4 * (copies * count_params(parent.shape.with_vocab(kept_V.size)) + 2 * logits)
+
+
+def batches(ids_NT1: Indices) -> "list[torch.Tensor]":
+    """The blocks in order, a few at a time."""
+    import torch
+
+    return list(torch.from_numpy(ids_NT1).split(BATCH_BLOCKS))  # type: ignore[no-untyped-call]
