@@ -134,7 +134,7 @@ def test_with_data_both_are_there(tiny_recipe: Path, tmp_path: Path) -> None:
     assert plan(planned, out=tmp_path) == plan(bare, out=tmp_path)  # it changes no number
     both = quote(planned, out=tmp_path)
     assert both.estimate is not None
-    assert len(both.estimate.steps) == 8
+    assert len(both.estimate.steps) == 9
     assert both.as_dict()["price"]["tokens"] == PLANNED
     assert both.price.num_params == both.as_dict()["params"]
     held = quote(bare, out=tmp_path).price.tokens

@@ -20,6 +20,7 @@ from pocketlm.model.cost import count_params
 from pocketlm.model.family import Placed, load_family, tensors_of
 from pocketlm.model.shape import Shape, config_with
 from pocketlm.stages.inherit import LAYER_PICKS, NEURON_SCORES, inherit
+from pocketlm.stages.inherit.evidence import Evidence
 from pocketlm.stages.inherit.neurons import choose_units
 
 IDS = torch.randint(0, 60, (2, 30), generator=torch.Generator().manual_seed(5))
@@ -27,6 +28,11 @@ EVERY_TOKEN = np.arange(60)
 # All but GPT-NeoX: a LayerNorm also takes the mean away, which channels of zeros change.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2")
 RMS_NORMS = (*FAMILIES, "llama-biases", "qwen3-biases", "smollm3-biases", "olmo2-biases")
+
+
+def seen(parent: "Checkpoint") -> Evidence:
+    """What a method that looks at weights only is given."""
+    return Evidence(parent=parent, kept_V=EVERY_TOKEN, rng=rng())
 
 
 def rng() -> np.random.Generator:
@@ -191,7 +197,7 @@ def test_silent_layers_take_their_settings_along(
     parent = replace(parent, tensors=tensors)
     checkpoint = saved(parent, tmp_path)
     shape = replace(checkpoint.shape, layers=3)
-    assert LAYER_PICKS["ends"].function(4, 3) == (0, 2, 3)
+    assert LAYER_PICKS["ends"].function(seen(checkpoint), 3) == (0, 2, 3)
     child = inherit(checkpoint, shape, EVERY_TOKEN, rng=rng())
     assert torch.equal(logits(child.network()), logits(parent.network()))
     if variant in ("qwen2", "smollm3"):  # their patterns follow from a number
@@ -208,7 +214,7 @@ def test_fused_heads_stay_whole(variant: str, family_parent: Callable[..., Path]
     checkpoint = open_checkpoint(family_parent(variant))
     shape = replace(checkpoint.shape, hidden=32, heads=4, kv_heads=4)
     child = inherit(checkpoint, shape, EVERY_TOKEN, rng=rng())
-    scores = NEURON_SCORES["l2"].function(checkpoint, range(4), EVERY_TOKEN, rng())
+    scores = NEURON_SCORES["l2"].function(seen(checkpoint), range(4))
     units = choose_units(scores, checkpoint.shape, shape)
     parent = load_child(checkpoint.folder)
     gone = sorted(set(range(6)) - set(units.heads[2].tolist()))
@@ -239,7 +245,7 @@ def attention(child: Child, stream: torch.Tensor) -> torch.Tensor:
 def test_scores_take_every_number_of_a_unit(family_parent: Callable[..., Path]) -> None:
     checkpoint = open_checkpoint(family_parent("gpt_neox"))
     tensors = {n: t.double().square() for n, t in load_child(checkpoint.folder).tensors.items()}
-    scores = NEURON_SCORES["l2"].function(checkpoint, (2,), EVERY_TOKEN, rng())
+    scores = NEURON_SCORES["l2"].function(seen(checkpoint), (2,))
     layer = "gpt_neox.layers.2."
     fused_HKD = tensors[f"{layer}attention.query_key_value.weight"].reshape(6, 24, 48)
     bias_HK = tensors[f"{layer}attention.query_key_value.bias"].reshape(6, 24)
