@@ -17,8 +17,8 @@ test: $(READY)  ## all tests, offline
 	$(BIN)/python -m pytest
 
 check: $(READY)  ## format, lint, types, tests: what a change must pass
-	$(BIN)/ruff format --check src tests benchmarks recipes docs
-	$(BIN)/ruff check src tests benchmarks recipes docs
+	$(BIN)/ruff format --check src tests benchmarks recipes studies docs
+	$(BIN)/ruff check src tests benchmarks recipes studies docs
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 

@@ -105,9 +105,24 @@ def counting_table() -> str:
     return "\n".join(lines)
 
 
+def speed_table() -> str:
+    """Predicted against measured tokens per second on one machine, shapes that were not fitted."""
+    found = json.loads((RESULTS / "design" / "this-machine.json").read_text(encoding="utf-8"))
+    lines = [
+        f"On {found['model'].removeprefix('the machine pocketlm runs on, ')}, float32:",
+        "",
+        "| layers x hidden | tokens/s measured | predicted | error |",
+        "|---|---|---|---|",
+    ]
+    for row in found["transformers"]["checked"]:
+        numbers = f"{row['measured']:.0f} | {row['predicted']:.0f} | {row['error']:+.1%}"
+        lines.append(f"| {row['shape']} | {numbers} |")
+    return "\n".join(lines)
+
+
 PAGES = {"recipe.md": recipe_page, "methods.md": methods_page}
-TABLES = {"lengths": lengths_table, "counting": counting_table}
-WITH_TABLES = (DOCS.parent / "README.md", DOCS / "1-compact.md")
+TABLES = {"lengths": lengths_table, "counting": counting_table, "speed": speed_table}
+WITH_TABLES = (DOCS.parent / "README.md", DOCS / "1-compact.md", DOCS / "2-design.md")
 
 
 def main() -> int:

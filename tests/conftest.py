@@ -127,6 +127,84 @@ def tiny_parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "llama-biases": {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 6},
+    "mistral": {"sliding_window": 8},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2},
+    "qwen3": {"head_dim": 16},
+    "qwen3-biases": {
+        "attention_bias": True,
+        "use_sliding_window": True,
+        "sliding_window": 8,
+        "layer_types": ["full_attention", "sliding_attention"] * 2,
+    },
+    "smollm3": {"no_rope_layer_interval": 2, "use_sliding_window": True, "sliding_window": 8},
+    "smollm3-biases": {"attention_bias": True, "mlp_bias": True, "no_rope_layers": [0, 1, 1, 0]},
+    "olmo2": {},
+    "olmo2-biases": {"attention_bias": True, "num_key_value_heads": 6},
+    "gpt_neox": {},
+    "gpt_neox-plain": {
+        "attention_bias": False,
+        "use_parallel_residual": False,
+        "rope_parameters": {"rope_theta": 500.0, "partial_rotary_factor": 1.0},
+    },
+}
+"""Every family, with its switches and patterns of layers: name -> what its config says besides."""
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request: pytest.FixtureRequest) -> str:
+    """A name of VARIANTS."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def family_parent(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`family_parent(variant, tied=..., dtype=..., shards=...)`: a checkpoint as transformers
+    itself writes it: 4 layers x 48, 6/3 heads of 8, ffn 40, 60 tokens.
+
+    Weights are wide, gains and biases far from one and zero, so that losing any changes logits.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    @cache
+    def make(variant: str, *, tied: bool = False, dtype: str = "float32", shards: int = 1) -> Path:
+        family = variant.partition("-")[0]
+        sizes = {
+            "vocab_size": 60,
+            "hidden_size": 48,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 6,
+            "intermediate_size": 40,
+            "max_position_embeddings": 64,
+        }
+        if family != "gpt_neox":
+            sizes |= {"num_key_value_heads": 3, "head_dim": 8}
+        ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+        said = {**sizes, **ids, "tie_word_embeddings": tied, **VARIANTS[variant]}
+        config = AutoConfig.for_model(family, **said)
+        rng = torch.Generator().manual_seed(0)
+        folder = tmp_path_factory.mktemp(variant)
+        with torch.random.fork_rng():
+            network = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        with torch.no_grad():
+            for parameter in network.parameters():
+                matrix = parameter.dim() > 1
+                parameter.copy_(
+                    torch.randn(parameter.shape, generator=rng) * (0.2 if matrix else 0.3)
+                )
+            for name, parameter in network.named_parameters():
+                if "norm" in name and name.endswith("weight"):
+                    parameter.add_(1.0)
+        size = sum(p.nbytes for p in network.parameters())
+        network.save_pretrained(folder, max_shard_size=f"{size // shards // 1000 + 1}KB")
+        return folder
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """900 short documents of words out of LICENSE, as .jsonl: 20 or so in either small split."""

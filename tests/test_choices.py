@@ -27,6 +27,13 @@ def test_so_are_families_and_devices(key: str, name: str, tiny_recipe: Path) -> 
         check_choices(load_recipe(tiny_recipe, changes={key: name}))
 
 
+def test_a_family_with_modules_needs_a_parent(tiny_recipe: Path) -> None:
+    recipe = load_recipe(tiny_recipe, changes={"family": "pangu_pi"})
+    check_choices(recipe)
+    with pytest.raises(RecipeError, match=r"family = 'pangu_pi': .*choose llama, or"):
+        check_choices(recipe.model_copy(update={"parent": None}))
+
+
 def test_every_method_names_its_source() -> None:
     for table in CHOICES.values():
         for method in table.values():

@@ -192,7 +192,7 @@ def test_generated_pages_are_fresh(root: Path) -> None:
 
 def test_recipes_and_studies_load(root: Path) -> None:
     """Every shipped one, and the one in README."""
-    for path in sorted((root / "recipes").glob("*.toml")):
+    for path in sorted((root / "recipes").rglob("*.toml")):
         check_choices(load_recipe(path))
     for path in sorted((root / "studies").glob("*.toml")):
         load_study(path)

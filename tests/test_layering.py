@@ -13,7 +13,7 @@ LEVELS = (
     ("showing",),
     ("ablation",),
     ("summary", "estimate", "generating"),
-    ("pipeline", "compacting"),
+    ("pipeline", "compacting", "price"),
     ("steps", "choices"),
     (
         "stages.compact",
@@ -31,6 +31,7 @@ LEVELS = (
     ("artifact", "device", "hardware", "progress", "report"),
     ("method",),
     ("recipe",),
+    ("design_table",),
     ("tables",),
     ("units", "errors", "stages"),
 )

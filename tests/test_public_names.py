@@ -14,7 +14,7 @@ HEAVY = ("torch", "transformers", "pyarrow", "scipy", "matplotlib", "rich")
 PUBLIC = {
     "Blocks", "Budget", "Recipe", "compact", "compare", "design", "evaluate", "export", "inherit",
     "load_corpus", "load_device", "load_recipe", "load_study", "load_tokenizer", "make",
-    "open_checkpoint", "open_run", "plan", "tokenise", "train",
+    "open_checkpoint", "open_run", "plan", "tokenise", "train", "verify",
 }  # fmt: skip
 
 

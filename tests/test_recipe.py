@@ -105,7 +105,7 @@ def test_mistakes_say_where_and_what(tmp_path: Path, changes: dict[str, Any], me
         ('name = "a"\n[corpus]\nfiles = ["a"]', "without a parent a recipe needs a tokenizer"),
         (
             'name = "a"\ntokenizer = "t"\n[corpus]\nfiles = ["a"]',
-            r"without a parent, \[design\] needs max_params or a shape",
+            r"without a parent, \[design\] needs a limit such as max_params, or a shape",
         ),
         ('name = "a"\nparent = "p"', r"corpus: missing"),
     ],
@@ -118,7 +118,7 @@ def test_a_recipe_needs_a_source(tmp_path: Path, text: str, message: str) -> Non
 def test_budget_or_shape(tmp_path: Path) -> None:
     shape = {"layers": 2, "hidden": 32, "heads": 2, "kv_heads": 1, "ffn": 64}
     assert _load(tmp_path, WITH_PARENT, {"design.shape": shape}).design.shape is not None
-    with pytest.raises(RecipeError, match="give max_params or shape, not both"):
+    with pytest.raises(RecipeError, match=r"give limits \(max_params, .*\) or shape, not both"):
         _load(tmp_path, FROM_NOTHING, {"design.shape": shape})
 
 

@@ -101,3 +101,26 @@ def test_verdict_says_what_the_interval_allows(difference: Interval | None, said
 
 def test_verdict_without_a_parent() -> None:
     assert verdict(BARE) == "bare has 100 parameters in 400 B."
+
+
+def test_the_shape_s_section_says_what_was_chosen_and_why_others_lost() -> None:
+    from pocketlm.run_report.shapes import ShapeLine, ShapeNotes, shape_lines, shape_section
+
+    def line(layers: int, why: str) -> ShapeLine:
+        return ShapeLine(
+            shape=f"{layers} layers x 64", layers=layers, params=10_000 * layers,
+            num_bytes=20_000 * layers, tokens_per_s=1000 / layers, value=1.5, unit="bits/byte",
+            why=why,
+        )  # fmt: skip
+
+    lines = [line(4, ""), line(2, "fewer layers <b>")]
+    notes = ShapeNotes(rank="deep-first", runtime="roofline, q8_0", num_legal=1234,
+                       short_list=lines, frontier=lines,
+                       excluded=["more than 8 layers"])  # fmt: skip
+    page = "".join(shape_section(notes))
+    assert "fewer layers &lt;b&gt;" in page
+    assert "<svg" in page
+    assert "1,234 legal shapes" in page
+    assert "more than 8 layers" in page
+    assert "chosen" in shape_lines(notes)[1]
+    assert shape_section(None) == []

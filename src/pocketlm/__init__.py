@@ -31,6 +31,7 @@ _HOMES = {
     "plan": "pipeline",
     "tokenise": "corpus.shards",
     "train": "stages.train",
+    "verify": "stages.compact.verify",
 }
 
 __all__ = sorted(_HOMES)

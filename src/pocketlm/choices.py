@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from pocketlm.device import load_device
+from pocketlm.errors import RecipeError
 from pocketlm.method import Method, pick
 from pocketlm.model.family import load_family
 from pocketlm.model.start import STARTS
 from pocketlm.recipe import Recipe
 from pocketlm.stages.compact.select import SELECTORS
 from pocketlm.stages.design.rank import RANKERS
-from pocketlm.stages.export import FORMATS
+from pocketlm.stages.export import FORMATS, check_formats
 from pocketlm.stages.inherit.hidden import HIDDEN_CUTS
 from pocketlm.stages.inherit.layers import LAYER_PICKS
 from pocketlm.stages.inherit.neurons import NEURON_SCORES
@@ -33,7 +34,11 @@ CHOICES: dict[str, Mapping[str, Method[Any]]] = {
 
 
 def check_choices(recipe: Recipe) -> None:
-    """Raise `RecipeError` for the first name of `recipe` that is in no table."""
+    """Raise `RecipeError` for the first name of `recipe` that is in no table.
+
+    Raises `UserError` for a format its family cannot have (a parent's family is not known yet), and
+    for a family that only a parent can bring.
+    """
     for key, table in CHOICES.items():
         stage, field = key.split(".")
         value = getattr(getattr(recipe, stage), field)
@@ -42,6 +47,13 @@ def check_choices(recipe: Recipe) -> None:
             listed = key == "inherit.layers" and isinstance(name, int)
             if not listed and (key, name) != ("inherit.start", "parent"):
                 pick(table, name, f"[{stage}] {field}")
-    load_family(recipe.family)
+    family = load_family(recipe.family)
+    if recipe.parent is None:
+        if family.auto_map:
+            raise RecipeError(
+                f"family = {recipe.family!r}: a recipe has no keys for its modules; choose llama, "
+                f"or give a parent that is a {recipe.family}"
+            )
+        check_formats(recipe.export.formats, recipe.family)
     if recipe.device != "this-machine":  # measuring it takes seconds and decides nothing here
         load_device(recipe.device)

@@ -1,4 +1,4 @@
-"""What a recipe will cost: seconds a stage, before anything runs.
+"""What a recipe will cost: seconds a stage and the price of its shape, before anything runs.
 
 Training time is FLOPs over the rate this store's own runs reached; without one, over half of a
 matrix-product rate measured on the spot. The rest are rates of this class of machine, rounded.
@@ -13,12 +13,13 @@ from typing import Any
 from pocketlm.artifact import Artifact, Store
 from pocketlm.corpus.tokenizer_files import load_tokenizer
 from pocketlm.device import load_device
-from pocketlm.errors import DamagedArtifact
+from pocketlm.errors import CorpusError, DamagedArtifact, ParentError
 from pocketlm.inputs import Inputs
 from pocketlm.model.checkpoint import open_checkpoint
 from pocketlm.model.cost import count_params, flops_per_token
 from pocketlm.model.shape import Shape
 from pocketlm.pipeline import Step, make_chain, plan, resolve
+from pocketlm.price import MFU, PEAK_FLOPS, Price, price
 from pocketlm.recipe import Recipe, TrainTokenizer
 from pocketlm.stages.inherit.evidence import needs_blocks
 from pocketlm.steps import decide_shape
@@ -44,9 +45,16 @@ class Estimate:
     """A plan with its costs."""
 
     steps: tuple[StepCost, ...]
-    num_params: int
+    shape: Shape
     train_tokens: float
+    pass_tokens: float
+    """Tokens of the training text, about."""
     basis: str
+
+    @property
+    def num_params(self) -> int:
+        """Stored parameters of the child."""
+        return count_params(self.shape)
 
     @property
     def seconds(self) -> float:
@@ -75,6 +83,53 @@ class Estimate:
         return [*rows, "", f"{size}, {text}: {show_seconds(self.seconds)} left ({self.basis})"]
 
 
+@dataclass(frozen=True)
+class Quote:
+    """What `pocketlm plan` answers: the stages, where their inputs are there, and the price."""
+
+    estimate: Estimate | None
+    missing: str
+    """Why there is no estimate."""
+    price: Price
+
+    def as_dict(self) -> dict[str, Any]:
+        """The estimate's numbers, if any, and the price list."""
+        table = self.estimate.as_dict() if self.estimate else {"missing": self.missing}
+        return table | {"price": self.price.as_dict()}
+
+    def lines(self) -> list[str]:
+        """Both as a person reads them."""
+        if self.estimate:
+            return [*self.estimate.lines(), "", *self.price.lines()]
+        return [*self.price.lines(), "", f"stages are not listed: {self.missing}"]
+
+
+def quote(
+    recipe: Recipe,
+    *,
+    out: str | Path = "runs",
+    mfu: float = MFU,
+    peak_flops: float = PEAK_FLOPS,
+) -> Quote:
+    """Estimate the stages and price the shape; writes nothing.
+
+    A recipe with `planned_tokens` that says its shape and vocabulary in full is priced even where
+    its parent, tokenizer or corpus cannot be read; any other raises as `estimate` does.
+    """
+    found, missing, shape = None, "", _own_shape(recipe)
+    try:
+        found = estimate(recipe, out=out)
+        shape = found.shape
+    except (CorpusError, ParentError) as error:
+        if shape is None or recipe.train.planned_tokens is None:
+            raise
+        missing = str(error)
+    held = round(found.pass_tokens) if found else 0
+    tokens = recipe.train.planned_tokens or held
+    priced = price(shape, recipe.train, tokens=tokens, mfu=mfu, peak_flops=peak_flops)
+    return Quote(found, missing, priced)
+
+
 def estimate(recipe: Recipe, *, out: str | Path = "runs") -> Estimate:
     """Cost what `make` would still make, parents included; writes nothing."""
     store = Store(Path(out))
@@ -82,16 +137,17 @@ def estimate(recipe: Recipe, *, out: str | Path = "runs") -> Estimate:
     steps = {(step.run, step.stage): step for step in plan(recipe, out=out)}
     costs: list[StepCost] = []
     shape: Shape | None = None
-    tokens = 0.0
+    tokens = pass_tokens = 0.0
     for one in make_chain(recipe):
         inputs, keys = resolve(one, store)
         shape = _shape(one, inputs, store.find("design", keys["design"]), shape)
         seconds, tokens = _stage_seconds(one, inputs, shape, rate)
+        pass_tokens = inputs.corpus.survey.num_bytes["train"] / _BYTES_PER_TOKEN
         for stage, expected in seconds.items():
             step = steps[one.name, stage]
             costs.append(StepCost(step, 0.0 if step.reused else round(expected, 1)))
     assert shape is not None  # a chain holds the recipe itself
-    return Estimate(tuple(costs), count_params(shape), tokens, basis)
+    return Estimate(tuple(costs), shape, tokens, pass_tokens, basis)
 
 
 def _stage_seconds(
@@ -131,6 +187,16 @@ def _shape(
     if not isinstance(vocab_size, int):  # decided by counting: at most the parent's
         vocab_size = parent.vocab_size if parent else _num_tokens(inputs.tokenizer)
     return decide_shape(recipe, vocab_size, parent)
+
+
+def _own_shape(recipe: Recipe) -> Shape | None:
+    """The child's shape if the recipe alone decides it, but for the family of a parent."""
+    table, vocab_size = recipe.design.shape, recipe.compact.vocab_size
+    if table is None or not isinstance(vocab_size, int):
+        return None
+    if recipe.parent is not None and (table.head_dim is None or table.tied is None):
+        return None  # these default to the parent's
+    return decide_shape(recipe, vocab_size, None)
 
 
 def _num_tokens(tokenizer: Path | TrainTokenizer) -> int:

@@ -16,10 +16,12 @@ from pocketlm.choices import check_choices
 from pocketlm.errors import RecipeError
 from pocketlm.hardware import resolve_hardware
 from pocketlm.inputs import Inputs, check_parent, find_inputs, max_positions
+from pocketlm.model.checkpoint import open_checkpoint
 from pocketlm.progress import SILENT, Progress
 from pocketlm.recipe import ParentRecipe, Recipe, load_recipe
 from pocketlm.runs import Run, claim, record
 from pocketlm.stages import NEEDS, STAGES, VERSIONS
+from pocketlm.stages.export import check_formats
 from pocketlm.stages.inherit.evidence import groups_for, needs_blocks
 
 _ORDER = tuple(NEEDS)
@@ -115,7 +117,7 @@ def make_chain(recipe: Recipe) -> tuple[Recipe, ...]:
 def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
     """The key of every artifact: all that decides its numbers, nothing that does not."""
     hardware = resolve_hardware(recipe.train.dtype)
-    train = recipe.train.model_dump(exclude={"checkpoint_seconds", "dtype"})
+    train = recipe.train.model_dump(exclude={"checkpoint_seconds", "dtype", "planned_tokens"})
     draws = recipe.start != "parent" or recipe.inherit.neurons == "random"
     by_body = recipe.compact.vocab_size == "auto" or recipe.compact.max_share is not None
     own: dict[str, Any] = {
@@ -123,7 +125,8 @@ def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
                    "sample": recipe.compact.sample_bytes},
         "compact": {"body": [recipe.design.model_dump(), recipe.family, inputs.parent_key]
                     if by_body else None},
-        "design": {"parent": inputs.parent_key, "family": recipe.family},
+        "design": {"parent": inputs.parent_key, "family": recipe.family,
+                   **_designed_by(recipe, inputs)},
         "tokens": {"corpus": inputs.corpus_key},
         "calibration": _calibration_parts(recipe, inputs),
         "inherit": {"parent": inputs.parent_key, "start": recipe.start,
@@ -143,6 +146,22 @@ def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
         parts = {"stage": stage, "version": VERSIONS[stage], "table": table, **own[stage]}
         keys[stage] = key_of(parts | {"needs": [keys[need] for need in NEEDS[stage]]})
     return keys
+
+
+def _designed_by(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
+    """What else a ranking depends on: the device, a law's file, and for `proxy` its training."""
+    table = recipe.design
+    if not table.has_budget:
+        return {}
+    law = None if table.law is None else Path(table.law)
+    proxy = table.rank == "proxy"
+    return {
+        "device": recipe.device,
+        "seed": recipe.seed if proxy else None,
+        "training": recipe.train.model_dump(exclude={"checkpoint_seconds"}) if proxy else None,
+        "corpus": inputs.corpus_key if proxy else None,
+        "law": law.read_text(encoding="utf-8") if law and law.is_file() else None,
+    }
 
 
 def _calibration_parts(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
@@ -178,6 +197,8 @@ def _build(
 
     stage, recipe, inputs, made = about
     check_parent(recipe, inputs)
+    if inputs.parent is not None:
+        check_formats(recipe.export.formats, open_checkpoint(inputs.parent).shape.family)
     run = Materials(recipe=recipe, inputs=inputs, made=made, progress=progress)
     described = {
         "version": VERSIONS[stage],

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from pocketlm.design_table import DesignTable as DesignTable
+from pocketlm.design_table import ShapeTable as ShapeTable
 from pocketlm.tables import Table, load_table
 
 
@@ -74,42 +76,6 @@ class CompactTable(Table):
         return self
 
 
-class ShapeTable(Table):
-    """An architecture in numbers, without the vocabulary (stage 1 sets that)."""
-
-    layers: int = Field(ge=1)
-    """Transformer layers."""
-    hidden: int = Field(ge=8)
-    """Width of the residual stream."""
-    heads: int = Field(ge=1)
-    """Query heads."""
-    kv_heads: int = Field(ge=1)
-    """Key/value heads; divides `heads`."""
-    ffn: int = Field(ge=8)
-    """Width inside the feed-forward layer."""
-    head_dim: int | None = Field(default=None, ge=2)
-    """Width of one head. Default: the parent's, else hidden / heads."""
-    tied: bool | None = None
-    """One matrix for embedding and head. Default: the parent's, else true."""
-
-
-class DesignTable(Table):
-    """Stage 2: the best shape for the budget (paper, architecture tweak)."""
-
-    max_params: int | None = Field(default=None, ge=1)
-    """Parameters at most, embeddings counted once if tied."""
-    shape: ShapeTable | None = None
-    """An explicit shape instead of a budget."""
-    rank: str = "deep-first"
-    """How legal shapes are ordered: a name of RANKERS."""
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> "DesignTable":
-        if self.max_params is not None and self.shape is not None:
-            raise ValueError("give max_params or shape, not both")
-        return self
-
-
 class InheritTable(Table):
     """Stage 3: the child's first weights (paper, parameter inheritance)."""
 
@@ -158,6 +124,9 @@ class TrainTable(Table):
     """AdamW's, on matrices only (paper: 0.1)."""
     clip: float = Field(default=1.0, gt=0)
     """Largest gradient norm (paper's release: 1.0)."""
+    planned_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of the first round that `plan` prices, in place of what the corpus holds; changes no
+    number. With an explicit shape and vocabulary, `plan` then needs neither parent nor corpus."""
     checkpoint_seconds: float = Field(default=60.0, gt=0)
     """Seconds between checkpoints; changes no number."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -212,8 +181,8 @@ class Recipe(Table):
     compact: CompactTable = CompactTable()
     """Stage 1."""
     design: DesignTable = DesignTable()
-    """Stage 2. Without a parent it needs max_params or a shape; with one the default is the
-    parent's own shape."""
+    """Stage 2. Without a parent it needs a limit or a shape; with one the default is the parent's
+    own shape."""
     inherit: InheritTable = InheritTable()
     """Stage 3."""
     train: TrainTable = TrainTable()
@@ -228,8 +197,10 @@ class Recipe(Table):
         if self.parent is None:
             if self.tokenizer is None:
                 raise ValueError("without a parent a recipe needs a tokenizer")
-            if self.design.max_params is None and self.design.shape is None:
-                raise ValueError("without a parent, [design] needs max_params or a shape")
+            if not self.design.has_budget and self.design.shape is None:
+                raise ValueError(
+                    "without a parent, [design] needs a limit such as max_params, or a shape"
+                )
         elif self.tokenizer is not None:
             raise ValueError("tokenizer is the parent's; give parent or tokenizer, not both")
         return self
@@ -273,6 +244,9 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
         update["parent"] = ParentRecipe(recipe=anchor(recipe.parent.recipe))
     elif recipe.parent is not None:
         update["parent"] = anchor(recipe.parent)
+    if recipe.design.law is not None:
+        law = anchor(recipe.design.law)
+        update["design"] = recipe.design.model_copy(update={"law": law})
     if isinstance(recipe.tokenizer, str):
         update["tokenizer"] = anchor(recipe.tokenizer)
     return recipe.model_copy(update=update)

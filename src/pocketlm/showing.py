@@ -1,18 +1,20 @@
 """What `pocketlm show` and `pocketlm new` print: runs, recipes, devices, methods, a starter."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pocketlm.choices import CHOICES
-from pocketlm.device import list_devices, load_device, predict_decode_tokens_per_s
+from pocketlm.device import THIS_MACHINE, list_devices, load_device, predict_decode_tokens_per_s
 from pocketlm.errors import RecipeError
 from pocketlm.model.checkpoint import open_checkpoint
 from pocketlm.model.cost import count_params
 from pocketlm.recipe import Recipe, load_recipe
+from pocketlm.run_report.shapes import shape_lines
 from pocketlm.run_report.vocabulary import check_lines
 from pocketlm.runs import open_run
-from pocketlm.summary import as_toml, headline, vocabulary_notes
+from pocketlm.summary import as_toml, headline, shape_notes, vocabulary_notes
 from pocketlm.tables import Table
 from pocketlm.units import MB
 
@@ -24,7 +26,11 @@ def show(what: str, *, out: Path, changes: Mapping[str, Any] | None = None) -> S
     if what == "methods":
         return _methods()
     if what in list_devices():
-        return _device(what)
+        table, lines = _device(what)
+        if what != THIS_MACHINE:
+            return table, lines
+        fitted, more = fitted_here()
+        return {**table, "transformers": fitted}, [*lines, *more]
     if Path(what).suffix == ".toml":
         recipe = load_recipe(what, changes=changes)
         return recipe.model_dump(mode="json"), as_toml(recipe).splitlines()
@@ -95,6 +101,34 @@ def _device(name: str) -> Shown:
     return table, lines
 
 
+def fitted_here() -> Shown:
+    """This machine's lines of speed in transformers, and how far they miss shapes not fitted."""
+    import numpy as np
+
+    from pocketlm.stages.design import fit_here
+    from pocketlm.stages.design.latency import relative_errors
+
+    model, checked = fit_here(np.random.default_rng(0))
+    errors = relative_errors(model, checked)
+    lines = [
+        "",
+        f"transformers, float32: {1e3 * model.token_s:.2f} ms + {1e6 * model.token_layer_s:.0f} us "
+        f"a layer + {1e-9 / model.byte_s:.1f} GB/s for a token",
+        f"{'shape':<14} {'measured':>10} {'predicted':>10} {'error':>7} {'spread':>7}  tokens/s",
+    ]
+    rows = []
+    for timing, error in zip(checked, errors, strict=True):
+        shape = f"{timing.shape.layers} x {timing.shape.hidden}"
+        found, said = 1 / timing.token_s, model.tokens_per_s(timing.shape, timing.context)
+        rows.append({"shape": shape, "measured": found, "predicted": said, "error": error,
+                     "spread": timing.spread})  # fmt: skip
+        lines.append(
+            f"{shape:<14} {found:>10.1f} {said:>10.1f} {error:>+7.1%} {timing.spread:>7.2f}"
+        )
+    lines.append(f"largest error {max(map(abs, errors)):.1%} over {len(errors)} shapes not fitted")
+    return {"model": asdict(model), "checked": rows}, lines
+
+
 def _run(name: str, out: Path) -> Shown:
     run = open_run(name, out=out)
     table = {key: {"value": s.value, "unit": s.unit} for key, s in run.scores.items()}
@@ -105,5 +139,7 @@ def _run(name: str, out: Path) -> Shown:
         lines += [f"{q:<18} {parent:<24} {child}" for q, parent, child in headline(run)]
     if "compact" in run.artifacts:
         lines += ["", *check_lines(vocabulary_notes(run.artifacts["compact"]))]
+    notes = shape_notes(run.artifacts["design"]) if "design" in run.artifacts else None
+    lines += ["", *shape_lines(notes)] if notes else []
     lines += [""] + [f"{key:<36} {s.value:<12.6g} {s.unit}" for key, s in run.scores.items()]
     return table, lines

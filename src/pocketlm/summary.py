@@ -20,6 +20,7 @@ from pocketlm.run_report import (
     Side,
     StageLine,
 )
+from pocketlm.run_report.shapes import ShapeLine, ShapeNotes
 from pocketlm.run_report.vocabulary import CoveragePoint, VocabularyNotes
 from pocketlm.runs import Run
 from pocketlm.units import show_bytes, show_count
@@ -46,6 +47,7 @@ def describe(run: Run) -> RunReport:
         difference=_interval("difference.bits_per_byte", scores),
         curve=tuple(CoveragePoint(**point) for point in _read(made["compact"], "curve.json")),
         vocabulary=vocabulary_notes(made["compact"]),
+        shapes=shape_notes(made["design"]),
         losses=tuple(LossPoint(int(r["tokens"]), r["loss"], r["rate"]) for r in log if "loss" in r),
         round_starts=_round_starts(log),
         exported=tuple(
@@ -59,6 +61,16 @@ def describe(run: Run) -> RunReport:
         ),
         recipe_toml=as_toml(run.recipe),
     )
+
+
+def shape_notes(artifact: Artifact) -> ShapeNotes | None:
+    """What a design artifact says about its ranking; None where the shape was given."""
+    if not artifact.path("ranking.json").is_file():
+        return None
+    found = _read(artifact, "ranking.json")
+    for key in ("short_list", "frontier"):
+        found[key] = [ShapeLine(**line) for line in found[key]]
+    return ShapeNotes(**found)
 
 
 def vocabulary_notes(artifact: Artifact) -> VocabularyNotes:

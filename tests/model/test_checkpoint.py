@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from pocketlm.errors import ParentError
 from pocketlm.model.checkpoint import load_child, open_checkpoint, save_child
 from pocketlm.model.child import Child
+from pocketlm.model.family import load_family
 from pocketlm.model.shape import Shape
 from pocketlm.model.start import base_config, constant
 
@@ -115,6 +116,17 @@ def test_half_precision_is_read_as_stored(child: Child, folder: Path, dtype: tor
     assert torch.equal(loaded, child.tensors[EMBEDDING].to(dtype).float())
 
 
+def test_a_value_a_family_is_not_described_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow = load_family("llama").model_copy(update={"only": {"hidden_act": "silu"}})
+    monkeypatch.setattr("pocketlm.model.checkpoint.load_family", lambda name: narrow)
+    open_checkpoint(folder)
+    set_config(folder, hidden_act="gelu")
+    with pytest.raises(ParentError, match="hidden_act = 'gelu': llama is supported with 'silu'"):
+        open_checkpoint(folder)
+
+
 def test_old_rotary_buffers_are_passed_over(child: Child, folder: Path) -> None:
     buffer = "model.layers.1.self_attn.rotary_emb.inv_freq"
     rewrite(folder, lambda tensors: tensors.update({buffer: torch.ones(2)}))
@@ -124,7 +136,7 @@ def test_old_rotary_buffers_are_passed_over(child: Child, folder: Path) -> None:
 CONFIG_REFUSALS = [
     ({"auto_map": {"AutoModelForCausalLM": "x.Y"}}, "custom code .auto_map., which is never run"),
     ({"model_type": "mamba"}, "'mamba': no such family; it has .*llama"),
-    ({"attention_bias": True}, "attention_bias = True: llama is supported with False only"),
+    ({"attention_bias": True}, r"layers.0.self_attn.q_proj.bias \[16\] is missing"),
     ({"quantization_config": {"bits": 4}}, "the weights are quantized"),
     ({"num_key_value_heads": 3}, "heads = 4 is not a multiple of kv_heads = 3"),
     ({"hidden_size": "wide"}, "a size is not a positive whole number"),

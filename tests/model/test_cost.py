@@ -14,6 +14,7 @@ from pocketlm.model.cost import (
     kv_bytes_per_token,
     params_by_part,
 )
+from pocketlm.model.family import family_names, load_family
 from pocketlm.model.shape import Shape
 from pocketlm.model.start import base_config, constant
 
@@ -60,8 +61,13 @@ def test_equals_the_instantiated_model(shape: Shape) -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_flops_equal_the_counted_matrix_products(tied: bool) -> None:
-    shape = replace(SHAPE, tied=tied)
+@pytest.mark.parametrize("family", [n for n in family_names() if not load_family(n).auto_map])
+def test_flops_equal_the_counted_matrix_products(family: str, tied: bool) -> None:
+    shape = replace(SHAPE, family=family, tied=tied)
+    if family == "pangu_pi":
+        shape = replace(shape, series=2, shortcut=3)
+    if family == "gpt_neox":
+        shape = replace(shape, kv_heads=4, head_dim=8)
     config = base_config(shape, max_positions=64, bos_id=0, eos_id=0)
     network = constant(config, shape, torch.Generator()).network(attention="eager")
     num_tokens = 13

@@ -137,17 +137,25 @@ def plan(
     recipe: RecipePath,
     out: Out = Path("runs"),
     settings: Settings = None,
+    mfu: Annotated[
+        float | None, typer.Option(help="Share of the peak that training reaches; 0.4.")
+    ] = None,
+    peak_flops: Annotated[
+        float | None, typer.Option(help="FLOP/s of one GPU; 989e12, an H100 SXM in bf16.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what `make` would make, what it would reuse, and what it costs."""
-    from pocketlm.estimate import estimate
+    """Say what `make` would make, what it would reuse, and what it costs; price the child."""
+    from pocketlm.estimate import quote
 
-    estimated = estimate(load(recipe, settings), out=out)
+    given = {"mfu": mfu, "peak_flops": peak_flops}
+    rates = {key: value for key, value in given.items() if value is not None}
+    quoted = quote(load(recipe, settings), out=out, **rates)
     if as_json:
-        print_json(estimated.as_dict())
+        print_json(quoted.as_dict())
         return
-    for line in estimated.lines():
-        typer.echo(line)
+    for line in quoted.lines():
+        typer.echo(printable(line))
 
 
 @app.command()

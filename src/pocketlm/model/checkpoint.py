@@ -5,6 +5,7 @@ Nothing is unpickled and no code of a checkpoint is run.
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketlm.errors import ParentError, RecipeError
 from pocketlm.model.child import Child
-from pocketlm.model.family import Family, load_family, tensors_of
+from pocketlm.model.family import Family, Placed, family_names, load_family, tensors_of
 from pocketlm.model.shape import Shape, check_shape, shape_of
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _INDEX = "model.safetensors.index.json"
 _PICKLED = (".bin", ".pt", ".pth")
 _DTYPES = ("F64", "F32", "F16", "BF16")
-_SAYS_NOTHING_OF_A_CHILD = ("torch_dtype", "transformers_version", "_name_or_path")
+_SAYS_NOTHING_OF_A_CHILD = ("torch_dtype", "transformers_version", "_name_or_path", "auto_map")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
             f"{folder}: no such folder; give a folder with config.json and safetensors"
         )
     config = _read_json(folder / "config.json")
-    if "auto_map" in config:
+    if "auto_map" in config and config["auto_map"] != _own_auto_map(config):
         raise ParentError(
             f"{folder}: config.json asks for custom code (auto_map), which is never run"
         )
@@ -77,8 +78,9 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     headers = _read_headers(_find_weights(folder))
     stored = _match(folder, family, shape, headers)
     checkpoint = Checkpoint(folder=folder, config=config, shape=shape, stored=stored)
-    if shape.tied and {family.embedding, family.head} <= headers.keys():
-        _check_tied_pair(checkpoint, headers[family.head].path, family)
+    for head in _head_names(family) if shape.tied else ():
+        if head in headers and stored[family.embedding][1] != head:
+            _check_tied_pair(checkpoint, headers[head].path, head, family.embedding)
     return checkpoint
 
 
@@ -96,17 +98,26 @@ def load_child(folder: str | Path) -> Child:
 def save_child(child: Child, folder: Path) -> None:
     """Write config.json and model.safetensors as transformers reads them.
 
-    A tied head is not stored. The same child gives the same bytes.
+    A tied head is not stored. The same child gives the same bytes. A class that is ours lies beside
+    them as code, for those who load it by `trust_remote_code=True`.
     """
     from safetensors.torch import save_file
 
     config = {k: v for k, v in child.config.items() if k not in _SAYS_NOTHING_OF_A_CHILD}
-    config["architectures"] = [load_family(child.shape.family).architecture]
+    family = load_family(child.shape.family)
+    config["architectures"] = [family.architecture]
     config["dtype"] = "float32"
     folder.mkdir(parents=True, exist_ok=True)
+    if family.auto_map:
+        config["auto_map"] = family.auto_map
+    for code in family.code_files:
+        shutil.copyfile(code, folder / code.name)
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
-    tensors = {name: tensor.contiguous() for name, tensor in child.tensors.items()}
+    stored = {placed.name: placed.stored for placed in tensors_of(child.shape)}
+    tensors = {
+        stored.get(name, name): tensor.contiguous() for name, tensor in child.tensors.items()
+    }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -129,12 +140,26 @@ def _read_json(path: Path) -> dict[str, Any]:
     return table
 
 
+def _own_auto_map(config: Mapping[str, Any]) -> Mapping[str, str] | None:
+    """The auto_map of a class that is ours: pocketlm's own is built, the folder's code not run."""
+    model_type = config.get("model_type")
+    own = load_family(model_type).auto_map if model_type in family_names() else {}
+    return own or None
+
+
 def _check_config(folder: Path, config: Mapping[str, Any], family: Family, shape: Shape) -> None:
     for key, value in family.only.items():
         if config.get(key, value) != value:
             raise ParentError(
                 f"{folder}: config.json {key} = {config[key]!r}: {shape.family} is supported "
                 f"with {value!r} only"
+            )
+    for key in family.per_layer:
+        entries = config.get(key)
+        if entries is not None and (not isinstance(entries, list) or len(entries) != shape.layers):
+            raise ParentError(
+                f"{folder}: config.json {key} = {entries!r}: it should be a list of "
+                f"{shape.layers} entries, one for each layer"
             )
     if "quantization_config" in config:
         raise ParentError(f"{folder}: the weights are quantized; give the unquantized checkpoint")
@@ -180,23 +205,23 @@ def _match(
     folder: Path, family: Family, shape: Shape, headers: Mapping[str, _Header]
 ) -> dict[str, tuple[Path, str]]:
     """Where each tensor of the model is; every stored tensor must have its place."""
-    aliases = {family.embedding: family.head} if shape.tied else {}
     stored: dict[str, tuple[Path, str]] = {}
     for placed in tensors_of(shape):
-        found = placed.name if placed.name in headers else aliases.get(placed.name, placed.name)
-        if found not in headers:
-            raise ParentError(f"{folder}: tensor {placed.name} {_dims(placed.dims)} is missing")
+        found = next((name for name in _file_names(placed, family, shape) if name in headers), None)
+        if found is None:
+            raise ParentError(f"{folder}: tensor {placed.stored} {_dims(placed.dims)} is missing")
         header = headers[found]
         if header.dims != placed.dims:
             raise ParentError(
                 f"{folder}: tensor {found} is {_dims(header.dims)}; "
-                f"by config.json it should be {_dims(placed.dims)}"
+                f"by config.json and {shape.family}.toml it should be {_dims(placed.dims)}"
             )
         if header.dtype not in _DTYPES:
             raise ParentError(f"{folder}: tensor {found} is {header.dtype}; it may be {_DTYPES}")
         stored[placed.name] = (header.path, found)
-    known = {*stored, *aliases.values(), *_ignored(family, shape)}
-    for name in headers.keys() - known:
+    known = {*(found for _, found in stored.values()), *_ignored(family, shape)}
+    known |= {*_head_names(family)} if shape.tied else set()
+    for name in sorted(headers.keys() - known):
         raise ParentError(
             f"{folder}: tensor {name} {_dims(headers[name].dims)} is not part of "
             f"{shape.family} with {shape.layers} layers"
@@ -204,21 +229,31 @@ def _match(
     return stored
 
 
+def _file_names(placed: Placed, family: Family, shape: Shape) -> tuple[str, ...]:
+    """What a file may call it; a tied table may be stored as the head."""
+    as_head = _head_names(family) if shape.tied and placed.row.part == "embedding" else ()
+    return (placed.stored, placed.name, *as_head)
+
+
+def _head_names(family: Family) -> tuple[str, ...]:
+    return tuple(name for name in (family.head.stored, family.head.name) if name)
+
+
 def _ignored(family: Family, shape: Shape) -> Iterator[str]:
     for name in family.ignored:
         yield from (name.format(layer=layer) for layer in range(shape.layers))
 
 
-def _check_tied_pair(checkpoint: Checkpoint, head_file: Path, family: Family) -> None:
+def _check_tied_pair(checkpoint: Checkpoint, head_file: Path, head: str, embedding: str) -> None:
     """A tied model that stores both tables must store the same one twice."""
     import torch
     from safetensors import safe_open
 
     with safe_open(head_file, framework="pt") as tensors:
-        same = torch.equal(tensors.get_tensor(family.head), checkpoint.read(family.embedding))
+        same = torch.equal(tensors.get_tensor(head), checkpoint.read(embedding))
     if not same:
         raise ParentError(
-            f"{checkpoint.folder}: {family.head} differs from {family.embedding}, but config.json "
+            f"{checkpoint.folder}: {head} differs from {embedding}, but config.json "
             "ties them; set tie_word_embeddings to false"
         )
 

@@ -1,14 +1,16 @@
 """Config and tensors -> a transformers model, strictly."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-from pocketlm.errors import StageError
+from pocketlm.errors import ParentError, StageError
 from pocketlm.model.family import load_family
+from pocketlm.model.token_ids import fill_token_ids
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 _NOT_FOR_THE_CLASS = ("model_type", "dtype", "torch_dtype", "auto_map", "transformers_version")
 
@@ -38,6 +40,43 @@ def build_network(
             f"left over {_few(sorted(keys.unexpected_keys))}"
         )
     return network.eval()
+
+
+def register_own_class(model_type: str) -> None:
+    """Make transformers' Auto classes know a family whose class is ours; others are theirs."""
+    if model_type == "pangu_pi":
+        from pocketlm.model.pangu_pi import register
+
+        register()
+
+
+def model_config(config: Mapping[str, Any]) -> "PretrainedConfig":
+    """A `config.json` as transformers reads it, everything filled in that it does not say.
+
+    Raises `ParentError` with one line for what transformers does not take.
+    """
+    from transformers import AutoConfig
+
+    register_own_class(config["model_type"])
+    # The class writes into nested tables (rotary parameters); the caller's stay as they were.
+    settings = deepcopy({k: v for k, v in config.items() if k not in _NOT_FOR_THE_CLASS})
+    try:
+        built: PretrainedConfig = AutoConfig.for_model(config["model_type"], **settings)
+    except Exception as error:  # each family has its own ways of not liking a config
+        reason = " ".join(str(error).split())[:200]
+        raise ParentError(f"config.json: transformers does not take it: {reason}") from None
+    return built
+
+
+def explicit_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with the token ids and the settings of single layers that it leaves to its class.
+
+    Both would be derived anew, and differently, from a smaller vocabulary or fewer layers.
+    """
+    full = model_config(config).to_dict()
+    per_layer = load_family(config["model_type"]).per_layer
+    derived = {key: full[key] for key in per_layer if config.get(key) is None and key in full}
+    return {**fill_token_ids(config, full), **derived}
 
 
 def hollow_network(config: Mapping[str, Any]) -> "PreTrainedModel":
@@ -75,14 +114,12 @@ def pass_through() -> "torch.nn.Module":
 
 def _undrawn(config: Mapping[str, Any], attention: str) -> "PreTrainedModel":
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
-    settings = {key: value for key, value in config.items() if key not in _NOT_FOR_THE_CLASS}
-    model_config = AutoConfig.for_model(config["model_type"], **settings)
     with no_init_weights():
         network: PreTrainedModel = AutoModelForCausalLM.from_config(
-            model_config, dtype=torch.float32, attn_implementation=attention
+            model_config(config), dtype=torch.float32, attn_implementation=attention
         )
     return network
 

@@ -85,7 +85,7 @@ def measure_speed(
     ids are read, so random ones do; nothing stops at an end token.
     """
     prompts_RT = rng.integers(0, network.config.vocab_size, size=(repeats + 1, prompt_tokens))
-    rounds = [_time_once(network, prompt_T.tolist(), new_tokens) for prompt_T in prompts_RT][1:]
+    rounds = [time_once(network, prompt_T.tolist(), new_tokens) for prompt_T in prompts_RT][1:]
     return Speed(
         prefill_tokens_per_s=_spread([prompt_tokens / prefill_s for prefill_s, _ in rounds]),
         decode_tokens_per_s=_spread([(new_tokens - 1) / decode_s for _, decode_s in rounds]),
@@ -93,10 +93,10 @@ def measure_speed(
     )
 
 
-def _time_once(
+def time_once(
     network: "PreTrainedModel", prompt_T: list[int], new_tokens: int
 ) -> tuple[float, float]:
-    """Seconds to the first new token, and seconds for the `new_tokens` - 1 after it."""
+    """Seconds to the first new token, and seconds for the `new_tokens` - 1 after it (>= 1)."""
     tokens = greedy_logits(network, prompt_T)
     start = time.perf_counter()
     next(tokens)

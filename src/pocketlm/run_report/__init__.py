@@ -18,6 +18,7 @@ from pocketlm.report import (
     side_by_side,
     table,
 )
+from pocketlm.run_report.shapes import ShapeNotes, shape_section
 from pocketlm.run_report.vocabulary import CoveragePoint, VocabularyNotes, vocabulary_section
 from pocketlm.units import show_bytes, show_count, show_seconds
 
@@ -93,6 +94,7 @@ class RunReport:
     """Bits per byte, child minus parent, paired by document."""
     curve: Sequence[CoveragePoint] = ()
     vocabulary: VocabularyNotes | None = None
+    shapes: ShapeNotes | None = None
     losses: Sequence[LossPoint] = ()
     round_starts: Sequence[int] = ()
     """Tokens seen when the second and each later round began."""
@@ -108,6 +110,7 @@ def run_report(data: RunReport) -> str:
         Section("Parent against child" if data.parent else "The child", _headline(data)),
         Section("Where the parameters sit", [_parts(data)]),
         Section("Vocabulary", _vocabulary(data)),
+        Section("Shape", shape_section(data.shapes)),
         Section("Training", _training(data)),
         Section("Files", _files(data)),
         Section("Samples", _samples(data)),

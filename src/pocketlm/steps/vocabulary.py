@@ -87,7 +87,7 @@ def _size(run: Materials) -> Size:
     recipe, table = run.recipe, run.recipe.compact
     parent = None if run.inputs.parent is None else open_checkpoint(run.inputs.parent).shape
     auto, max_share = table.vocab_size == "auto", table.max_share
-    if auto and recipe.design.max_params is not None:
+    if auto and recipe.design.has_budget:
         # Whatever the vocabulary leaves goes to the body, so the sum is fixed: the paper's share.
         auto, max_share = False, PAPER_SHARE
     return Size(

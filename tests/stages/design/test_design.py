@@ -43,7 +43,7 @@ GROUPED = replace(LLAMA_7B, layers=16, hidden=2048, heads=32, kv_heads=8, head_d
     max_params=st.integers(100_000, 3_000_000_000),
     vocab_size=st.integers(257, 32_000),
     parent=st.sampled_from([STORIES, LLAMA_7B, GROUPED]),
-    rank=st.sampled_from(sorted(RANKERS)),
+    rank=st.sampled_from(["deep-first", "wide-first"]),
 )
 def test_inside_budget_and_parent(
     max_params: int, vocab_size: int, parent: Shape, rank: str
@@ -114,7 +114,7 @@ def test_two_layers_of_96_from_the_stories() -> None:
 def test_the_ffn_takes_what_is_left(max_params: int, parent: Shape | None) -> None:
     budget = Budget(max_params=max_params)
     try:
-        shapes = legal_shapes(budget, vocab_size=257, family="llama", parent_shape=parent)
+        shapes = legal_shapes(budget, vocab_size=257, family="llama", parent_shape=parent).shapes
     except BudgetError:
         return
     for shape in shapes:
@@ -130,7 +130,7 @@ def test_no_shape_is_explained_by_a_vocabulary_that_fits() -> None:
     parent = replace(LLAMA_7B, tied=True)
     with pytest.raises(BudgetError, match=r"of which the vocabulary alone 4\.1M; ") as caught:
         design(budget, vocab_size=32_000, family="llama", parent_shape=parent)
-    fitting = int(str(caught.value).split("at most ")[1].split(" ")[0])
+    fitting = int(str(caught.value).split("at most ")[1].split(" ")[0].replace(",", ""))
     assert design(budget, vocab_size=fitting, family="llama", parent_shape=parent).layers == 1
     with pytest.raises(BudgetError):
         design(budget, vocab_size=fitting + 1, family="llama", parent_shape=parent)

@@ -9,7 +9,9 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pocketlm.errors import StageError
+from pocketlm.errors import StageError, UserError
+from pocketlm.model.neutral import from_llama
+from pocketlm.stages.export import export
 from pocketlm.stages.export.huggingface import check_huggingface, write_huggingface
 
 
@@ -50,6 +52,24 @@ def test_other_weights_or_tokens_are_found(files, child, tokenizer, texts, tmp_p
     (folder / "tokenizer.json").write_text(json.dumps(table))
     with pytest.raises(StageError, match="into other tokens"):
         check_huggingface(folder, child, tokenizer, texts)
+
+
+def test_a_class_of_ours_travels_as_code(child, tokenizer, texts, tmp_path) -> None:
+    pangu_pi = from_llama(child, rng=torch.Generator().manual_seed(0))
+    lineage = {"recipe": "pico"}
+    export(
+        pangu_pi, tokenizer, tmp_path, formats=["huggingface"], check_texts=texts, lineage=lineage
+    )
+    folder = tmp_path / "huggingface"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["auto_map"]["AutoConfig"] == "pangu_pi.PanguPiConfig"
+    assert "class PanguPiConfig" in (folder / "pangu_pi.py").read_text()
+    assert '(".", trust_remote_code=True)' in (folder / "README.md").read_text()
+    for kind in ("gguf-f16", "gguf-q8_0"):
+        with pytest.raises(UserError, match=r"'pangu_pi': llama\.cpp has no such architecture"):
+            export(
+                pangu_pi, tokenizer, tmp_path, formats=[kind], check_texts=texts, lineage=lineage
+            )
 
 
 def test_keys_are_strict(child, tokenizer, texts, tmp_path) -> None:

@@ -17,6 +17,7 @@ from pocketlm.corpus.blocks import Blocks
 from pocketlm.errors import ParentError, RecipeError
 from pocketlm.model.checkpoint import Checkpoint, load_child, open_checkpoint, save_child
 from pocketlm.model.child import Child
+from pocketlm.model.neutral import from_llama
 from pocketlm.model.shape import Shape
 from pocketlm.stages.inherit import LAYER_PICKS, NEURON_SCORES, inherit
 from pocketlm.stages.inherit.evidence import Evidence
@@ -69,6 +70,32 @@ def test_identity(
     )
     assert all(torch.equal(child.tensors[n], t) for n, t in parent.tensors.items())
     assert torch.equal(logits(child), logits(parent))
+
+
+def test_modules_of_a_pangu_pi_are_cut_along(parent: Child, tmp_path: Path) -> None:
+    """Whole at the parent's own shape, and narrower with its neurons and channels."""
+    wide = from_llama(parent, shortcut_width=5, rng=torch.Generator().manual_seed(0))
+    noise = torch.Generator().manual_seed(1)
+    stirred = {n: t + 0.3 * torch.randn(t.shape, generator=noise) for n, t in wide.tensors.items()}
+    wide = replace(wide, tensors=stirred)
+    checkpoint = saved(wide, tmp_path)
+    whole = inherit(checkpoint, checkpoint.shape, EVERY_TOKEN, rng=rng())
+    assert torch.equal(logits(whole), logits(wide))
+    shape = replace(checkpoint.shape, layers=2, hidden=24, heads=3, ffn=8, shortcut=2)
+    child = inherit(checkpoint, shape, EVERY_TOKEN, rng=rng())
+    assert child.shape == shape
+    assert logits(child).isfinite().all()
+    # The last layer stays the last, and a neuron's slopes go where its rows go.
+    mlp, parent_mlp = "model.layers.1.mlp.", "model.layers.3.mlp."
+    rows_F = [
+        {float(value) for value in row} for row in wide.tensors[parent_mlp + "gate_proj.weight"]
+    ]
+    kept_F = [
+        next(f for f, values in enumerate(rows_F) if float(row[0]) in values)
+        for row in child.tensors[mlp + "gate_proj.weight"]
+    ]
+    for part in ("act_fn.0.scale", "act_fn.0.shift", "act_fn.1.scale", "act_fn.1.shift"):
+        assert torch.equal(child.tensors[mlp + part], wide.tensors[parent_mlp + part][kept_F])
 
 
 def test_kept_tokens_have_the_parent_s_logits(parent: Child, parent_folder: Path) -> None:

@@ -23,15 +23,52 @@ Flat = tuple[IntArray, IntArray]
 """Ids of all segments in a row, and how many belong to each."""
 
 _ENCODE_AT_ONCE = 50_000
+_JOINED_AT_ONCE = 1_000
 
 
 def segment_encoder(tokenizer: Tokenizer) -> Callable[[Sequence[str]], Flat] | None:
     if tokenizer.family == "byte-bpe":
         return _tiktoken(tokenizer) or _model_only(tokenizer)
     if tokenizer.sentencepiece is not None:
-        encode = sentencepiece_encoder(_as_it_is(tokenizer.sentencepiece))
-        return lambda segments: _flatten(encode(segments))
+        as_it_is = _as_it_is(tokenizer.sentencepiece)
+        if tokenizer.family == "sentencepiece-bpe":
+            return _sentencepiece_joined(as_it_is) or _sentencepiece_each(as_it_is)
+        return _sentencepiece_each(as_it_is)
     return _model_only(tokenizer)
+
+
+def _sentencepiece_each(proto: bytes) -> Callable[[Sequence[str]], Flat]:
+    encode = sentencepiece_encoder(proto)
+    return lambda segments: _flatten(encode(segments))
+
+
+def _sentencepiece_joined(proto: bytes) -> Callable[[Sequence[str]], Flat] | None:
+    """A thousand segments in one text, a NUL after each: half the time of one call a segment.
+
+    For BPE, whose merges know nothing of what lies further away (sums of Unigram scores round
+    differently in a longer text), and where NUL is one byte piece; otherwise None.
+    """
+    processor = _processor(proto)
+    borders = processor.encode(BORDER)
+    if len(borders) != 1 or not processor.is_byte(borders[0]):
+        return None
+
+    def encode(segments: Sequence[str]) -> Flat:
+        parts = [
+            processor.encode_as_numpy(
+                BORDER.join(segments[start : start + _JOINED_AT_ONCE]) + BORDER
+            )
+            for start in range(0, len(segments), _JOINED_AT_ONCE)
+        ]
+        return _split_at(np.concatenate([np.zeros(0, np.int64), *parts]), borders[0])
+
+    return encode
+
+
+def _split_at(ids_T: IntArray, border: int) -> Flat:
+    """Ids of segments that each end with `border`, without those, and how many of each."""
+    is_border = ids_T == border
+    return ids_T[~is_border], np.diff(np.flatnonzero(is_border), prepend=-1) - 1
 
 
 def _tiktoken(tokenizer: Tokenizer) -> Callable[[Sequence[str]], Flat] | None:
@@ -65,10 +102,8 @@ def _tiktoken(tokenizer: Tokenizer) -> Callable[[Sequence[str]], Flat] | None:
 
     def encode(segments: Sequence[str]) -> Flat:
         ranks_T = encoding.encode_to_numpy(BORDER.join(segments) + BORDER).astype(np.int64)
-        is_border = ranks_T == border
-        ends_U = np.flatnonzero(is_border)
-        lengths_U = np.diff(ends_U, prepend=-1) - 1
-        return ids_R[ranks_T[~is_border]], lengths_U
+        inside_T, lengths_U = _split_at(ranks_T, border)
+        return ids_R[inside_T], lengths_U
 
     return encode
 
@@ -107,11 +142,15 @@ def as_bytes(pieces: Any) -> Iterator[bytes]:
 
 
 def sentencepiece_encoder(proto: bytes) -> Callable[[Sequence[str]], list[list[int]]]:
+    processor = _processor(proto)
+    return lambda texts: processor.encode(list(texts), num_threads=1)
+
+
+def _processor(proto: bytes) -> Any:
     import sentencepiece
 
     with _quiet():
-        processor = sentencepiece.SentencePieceProcessor(model_proto=proto)
-    return lambda texts: processor.encode(list(texts), num_threads=1)
+        return sentencepiece.SentencePieceProcessor(model_proto=proto)
 
 
 def _as_it_is(proto: bytes) -> bytes:

@@ -1,97 +1,117 @@
 """In which order legal shapes are tried (paper, architecture tweak).
 
 The paper's findings: depth matters most (Spearman 0.528 with the average score over about 30 shapes
-of 1B), an FFN of about 2.77 x hidden, a vocabulary below 20 % of the parameters. Each ranker is a
-list of wishes in order; a wish nothing in the space can grant decides nothing.
+of 1B), an FFN of about 2.77 x hidden, a vocabulary below 20 % of the parameters.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from pocketlm.errors import RecipeError
 from pocketlm.method import Method
-from pocketlm.model.cost import params_by_part
 from pocketlm.model.shape import Shape
+from pocketlm.stages.design.latency import time_shapes
+from pocketlm.stages.design.ranked import Means, Ranked, one_per_depth, ranked
+from pocketlm.stages.design.successive_halving import successive_halving
+from pocketlm.stages.design.wishes import Facts, Wish, in_order
 
-_SPENT = 0.9  # of what the space can spend; ours: FFN steps leave a few percent
+Ranker = Callable[[Sequence[Shape], Means], list[Ranked]]
+
 _MIN_HIDDEN_PER_LAYER = 32  # ours: the deepest pair the paper trained is 40 layers of 1280
 _MAX_VOCAB_SHARE = 0.20  # paper, compact tokenizer
 _FFN_RATIO = 2.77  # paper
 _FFN_RATIOS = (2.0, 4.0)  # of the 1 to 4 the paper tried; ours: 1 would pay for depth with FFN
+_NUM_TIMED = 8
 
-Ranker = Callable[[Sequence[Shape]], list[Shape]]
+_SPENT = Wish("spends less than 90 % of what the budget buys", lambda s, f: not f.spent)
+_FLOOR = Wish("narrower than 32 x layers", lambda s, f: s.hidden < _MIN_HIDDEN_PER_LAYER * s.layers)
+_SHARE = Wish("a vocabulary above 20 %", lambda s, f: f.vocab_share > _MAX_VOCAB_SHARE)
+_FFN = Wish(
+    "an FFN outside 2 to 4 x hidden",
+    lambda s, f: not _FFN_RATIOS[0] <= s.ffn / s.hidden <= _FFN_RATIOS[1],
+)
+_DEEPER = Wish("fewer layers", lambda s, f: -s.layers)
+_WIDER = Wish("narrower", lambda s, f: -s.hidden)
+_OWN_KEYS = Wish("fewer K/V heads a query head", lambda s, f: s.heads / s.kv_heads)
+_HEADS = Wish(
+    "heads further from 64 (32 below 512)",
+    lambda s, f: abs(s.head_dim - (64 if s.hidden >= 512 else 32)),
+)
+_RATIO = Wish("an FFN further from 2.77 x", lambda s, f: abs(s.ffn / s.hidden - _FFN_RATIO))
+_LARGER = Wish("fewer parameters", lambda s, f: -f.params)
 
 
-def deep_first(shapes: Sequence[Shape]) -> list[Shape]:
+def deep_first(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
     """The deepest shape that spends the budget and stays within the paper's proportions.
 
     First the budget spent, hidden >= 32 x layers, vocabulary <= 20 %, FFN 2 to 4 x hidden; then
-    the deepest, then the FFN nearest to 2.77 x hidden, then the largest.
+    the deepest, then full keys and values, then the FFN nearest to 2.77 x hidden, then the largest.
 
-    Depth binds on speed in the paper (20 layers chosen, 40 best); until a speed budget exists the
-    floor of width per layer stands in for it.
+    Depth binds on speed in the paper (20 layers chosen, 40 best). Where a budget of time stops
+    depth the floor of width per layer is not needed, and is left out.
     """
-
-    def wishes(shape: Shape, facts: _Facts) -> tuple[float, ...]:
-        return (
-            not facts.spent,
-            shape.hidden < _MIN_HIDDEN_PER_LAYER * shape.layers,
-            facts.vocab_share > _MAX_VOCAB_SHARE,
-            not facts.usual_ffn,
-            -shape.layers,
-            abs(shape.ffn / shape.hidden - _FFN_RATIO),
-            -facts.params,
-        )
-
-    return _in_order(shapes, wishes)
+    floor = () if means.budget.speed else (_FLOOR,)
+    wishes = (_SPENT, *floor, _SHARE, _FFN, _DEEPER, _OWN_KEYS, _HEADS, _RATIO, _LARGER)
+    return in_order(shapes, wishes)
 
 
-def wide_first(shapes: Sequence[Shape]) -> list[Shape]:
+def wide_first(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
     """The control of `deep-first`: the same wishes, with width in the place of depth."""
+    return in_order(shapes, (_SPENT, _SHARE, _FFN, _WIDER, _OWN_KEYS, _HEADS, _RATIO, _LARGER))
 
-    def wishes(shape: Shape, facts: _Facts) -> tuple[float, ...]:
-        return (
-            not facts.spent,
-            facts.vocab_share > _MAX_VOCAB_SHARE,
-            not facts.usual_ffn,
-            -shape.hidden,
-            abs(shape.ffn / shape.hidden - _FFN_RATIO),
-            -facts.params,
-        )
 
-    return _in_order(shapes, wishes)
+def roofline(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
+    """The fastest predicted shape among those that spend the budget in the paper's proportions."""
+    speed, context = means.budget.speed, means.budget.context
+    if speed is None:
+        raise RecipeError("[design] rank = 'roofline' predicts speed; it needs a device")
+
+    def slower(shape: Shape, facts: Facts) -> float:
+        return speed.token_seconds(shape, context)
+
+    wishes = (_SPENT, _SHARE, _FFN, Wish("slower", slower), _HEADS)
+    return [
+        ranked(each.shape, speed.tokens_per_s(each.shape, context), "tokens/s predicted", each.why)
+        for each in in_order(shapes, wishes)
+    ]
+
+
+def measured(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
+    """The fastest on this machine of eight depths, each with the shape `deep-first` likes best."""
+    chosen = one_per_depth(deep_first(shapes, means), _NUM_TIMED)
+    timings = time_shapes(chosen, rng=means.rng)
+    order = sorted(timings, key=lambda timing: timing.token_s)
+    return [
+        ranked(t.shape, 1 / t.token_s, "tokens/s measured",
+               f"{100 * (t.token_s / order[0].token_s - 1):.0f} % slower")
+        for t in order
+    ]  # fmt: skip
+
+
+def proxy(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
+    """The best after a short training: eight depths, successive halving on bits per byte."""
+    if means.train is None:
+        raise RecipeError("[design] rank = 'proxy' trains; it needs a corpus, so use a recipe")
+    chosen = one_per_depth(deep_first(shapes, means), _NUM_TIMED)
+    return successive_halving(chosen, means.train)
+
+
+def scaling_law(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
+    """The least predicted loss at the recipe's tokens; the law sees size only, so ties go deep."""
+    if means.predict_loss is None:
+        raise RecipeError("[design] rank = 'scaling-law' needs [design] law, a fitted law's file")
+    predict = means.predict_loss
+    wishes = (Wish("a higher predicted loss", lambda s, f: predict(f.params)), _FFN, _DEEPER)
+    return [
+        ranked(each.shape, predict(each.params), "predicted loss", each.why)
+        for each in in_order(shapes, wishes)
+    ]
 
 
 RANKERS: dict[str, Method[Ranker]] = {
     "deep-first": Method(deep_first, paper="arXiv 2402.02791, architecture tweak; floor ours"),
     "wide-first": Method(wide_first, paper="control of deep-first, ours"),
+    "roofline": Method(roofline, paper="Williams et al. 2009"),
+    "measured": Method(measured, paper="ours; MobileLLM times its candidates too"),
+    "proxy": Method(proxy, paper="Jamieson and Talwalkar 2016 (successive halving)"),
+    "scaling-law": Method(scaling_law, paper="Hoffmann et al. 2022, approach 3"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    """What the wishes ask about a shape."""
-
-    params: int
-    spent: bool
-    vocab_share: float
-    usual_ffn: bool
-
-
-def _in_order(
-    shapes: Sequence[Shape], wishes: Callable[[Shape, _Facts], tuple[float, ...]]
-) -> list[Shape]:
-    parts = [params_by_part(shape) for shape in shapes]
-    params = [sum(of_shape.values()) for of_shape in parts]
-    least = _SPENT * max(params)
-    low, high = _FFN_RATIOS
-    facts = [
-        _Facts(
-            params=total,
-            spent=total >= least,
-            vocab_share=(of_shape["embedding"] + of_shape["head"]) / total,
-            usual_ffn=low <= shape.ffn / shape.hidden <= high,
-        )
-        for shape, of_shape, total in zip(shapes, parts, params, strict=True)
-    ]
-    order = sorted(range(len(shapes)), key=lambda i: wishes(shapes[i], facts[i]))
-    return [shapes[i] for i in order]

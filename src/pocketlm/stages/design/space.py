@@ -1,54 +1,101 @@
 """All shapes worth ranking: inside the budget, and within reach of the parent if there is one.
 
-Widths come in whole heads. The FFN is not enumerated: each (layers, heads) gets the widest FFN
-that the budget still pays for, so the space has hundreds of shapes, not millions.
+Widths come in whole heads. The FFN is not enumerated: each number of layers on each body gets the
+widest FFN that every limit still pays for, so the space has thousands of shapes, not millions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
-from pocketlm.errors import BudgetError
-from pocketlm.model.cost import count_params
+from pocketlm.errors import RecipeError
+from pocketlm.model.family import load_family
 from pocketlm.model.shape import Shape
-from pocketlm.units import show_count
+from pocketlm.stages.design.budget import Budget, Limit, explain, limits, straight_line
 
 _MAX_LAYERS, _MAX_HIDDEN = 64, 8192  # without a parent
 _MAX_FFN_RATIO = 4  # the paper's widest expansion; without a parent
+_GROUPS = (1, 2, 4)  # query heads that share keys and values; without a parent
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What the device grants."""
+@dataclass(frozen=True)
+class Space:
+    """Legal shapes, and why others are not among them."""
 
-    max_params: int
-    """Parameters at most, a tied table counted once."""
+    shapes: tuple[Shape, ...]
+    excluded: tuple[str, ...]
+    """One line a reason: what the parent does not have, what the budget does not pay for."""
 
 
 def legal_shapes(
     budget: Budget, *, vocab_size: int, family: str, parent_shape: Shape | None
-) -> list[Shape]:
+) -> Space:
     """Every candidate; raises `BudgetError` that says what is too large if there is none.
 
-    With a parent: its head_dim, its hidden per head, and no axis above its own. Without: tied,
-    one K/V head per head (as the paper's models), heads of 64, of 32 where hidden is below 512.
+    With a parent: its head_dim, its hidden per head, and no axis above its own. Without: heads of
+    32, 64 and 128, tied, one K/V head per query head as in the paper; groups of two and four too
+    where memory or time is limited, which is what they save.
     Where the whole parent fits there is nothing to cut: it is the only shape.
     """
-    if parent_shape and count_params(parent_shape.with_vocab(vocab_size)) <= budget.max_params:
-        return [parent_shape.with_vocab(vocab_size)]
+    bounds = limits(budget)
+    if parent_shape is not None:
+        whole = parent_shape.with_vocab(vocab_size)
+        if all(limit.keeps(whole) for limit in bounds):
+            return Space((whole,), ("everything smaller: the whole parent fits",))
     ceiling = parent_shape or _open_ceiling(family)
-    bodies = [body.with_vocab(vocab_size) for body in _bodies(ceiling, parent_shape is not None)]
+    grouped = any(not limit.key.startswith("max_params") for limit in bounds)
+    groups = _GROUPS if grouped and load_family(family).keys.kv_heads else (1,)
+    bodies = [body.with_vocab(vocab_size) for body in _bodies(ceiling, parent_shape, groups)]
     layer_counts = range(1 if parent_shape else 2, ceiling.layers + 1)
-    shapes = []
+    shapes: list[Shape] = []
+    stopped: dict[str, int] = {}
     for body in bodies:
-        max_ffn = ceiling.ffn if parent_shape else _MAX_FFN_RATIO * body.hidden
+        most_ffn = ceiling.ffn if parent_shape else _MAX_FFN_RATIO * body.hidden
+        fill = _Filler(body, bounds, most_ffn)
         for layers in layer_counts:
-            shape = _fill(replace(body, layers=layers), budget, max_ffn)
+            shape, binding = fill(layers)
             if shape is None:  # more layers only cost more
+                stopped[binding.key] = stopped.get(binding.key, 0) + 1
                 break
             shapes.append(shape)
     if not shapes:
-        raise BudgetError(_explain(replace(bodies[0], layers=layer_counts[0], ffn=8), budget))
-    return shapes
+        smallest = replace(bodies[0], layers=layer_counts[0], ffn=fill.least_ffn)
+        raise explain(smallest, next(limit for limit in bounds if not limit.keeps(smallest)))
+    return Space(tuple(shapes), (*_reach(parent_shape), *_stops(stopped, len(bodies))))
+
+
+class _Filler:
+    """One body: for a number of layers, the widest FFN inside every limit."""
+
+    def __init__(self, body: Shape, bounds: Sequence[Limit], most_ffn: int) -> None:
+        self.body, self.bounds, self.most_ffn = body, bounds, most_ffn
+        # Formats in blocks of 32 keep rows of other widths at 16 bit.
+        self.step = 8 if all(limit.straight for limit in bounds) else 32
+        self.least_ffn = min(self.step, most_ffn)
+        self.lines = [straight_line(limit.cost, body) for limit in bounds]
+
+    def __call__(self, layers: int) -> tuple[Shape | None, Limit]:
+        """The shape, or None with the limit that stops it."""
+        room = [
+            (limit.most - k0 - layers * k1) / (layers * k2) if k2 else self.most_ffn
+            for limit, (k0, k1, k2) in zip(self.bounds, self.lines, strict=True)
+        ]
+        tightest = min(range(len(room)), key=room.__getitem__)
+        ffn = _rounded(room[tightest], self.most_ffn, self.step)
+        while ffn >= self.least_ffn:
+            shape = replace(self.body, layers=layers, ffn=ffn)
+            if all(limit.straight or limit.keeps(shape) for limit in self.bounds):
+                return shape, self.bounds[tightest]
+            ffn = _rounded(ffn - 1, self.most_ffn, self.step)
+        return None, self.bounds[tightest]
+
+
+def _rounded(room: float, most: int, step: int) -> int:
+    """Multiples of `step`, from 512 on of 64 (what kernels like), or exactly `most`."""
+    if room >= most:
+        return most
+    whole = int(max(room, 0))
+    return whole // 64 * 64 if whole >= 512 else whole // step * step
 
 
 def _open_ceiling(family: str) -> Shape:
@@ -65,51 +112,58 @@ def _open_ceiling(family: str) -> Shape:
     )
 
 
-def _bodies(ceiling: Shape, has_parent: bool) -> Iterator[Shape]:
-    """One body per number of heads, narrowest first; layers and FFN still to be set."""
-    if not has_parent:
-        for hidden in range(32, 512, 32):
-            heads = hidden // 32
-            yield replace(ceiling, hidden=hidden, heads=heads, kv_heads=heads, head_dim=32)
-        for hidden in range(512, ceiling.hidden + 1, 64):
-            yield replace(ceiling, hidden=hidden, heads=hidden // 64, kv_heads=hidden // 64)
+def _bodies(ceiling: Shape, parent: Shape | None, groups: Sequence[int]) -> Iterator[Shape]:
+    """Widths and heads, narrowest first; layers and FFN still to be set."""
+    if parent is None:
+        yield from _open_bodies(ceiling, groups)
         return
-    hidden_per_head = ceiling.hidden // ceiling.heads
-    group = ceiling.heads // ceiling.kv_heads
-    for heads in range(1, ceiling.heads + 1):
+    hidden_per_head = parent.hidden // parent.heads
+    group = parent.heads // parent.kv_heads
+    for heads in range(1, parent.heads + 1):
         hidden = heads * hidden_per_head
         kv_heads = _fewest_kv_heads(heads, group)
-        whole = hidden % 8 == 0 or heads == ceiling.heads
-        if whole and kv_heads <= ceiling.kv_heads:
-            yield replace(ceiling, hidden=hidden, heads=heads, kv_heads=kv_heads)
+        whole = hidden % 8 == 0 or heads == parent.heads
+        if whole and kv_heads <= parent.kv_heads:
+            yield replace(parent, hidden=hidden, heads=heads, kv_heads=kv_heads)
+
+
+def _open_bodies(ceiling: Shape, groups: Sequence[int]) -> Iterator[Shape]:
+    widths = (*range(32, 512, 32), *range(512, 1024, 64), *range(1024, _MAX_HIDDEN + 1, 128))
+    for hidden, head_dim, group in product(widths, (32, 64, 128), groups):
+        heads, rest = divmod(hidden, head_dim)
+        # Two heads at least: a single one attends to one thing at a time.
+        if rest or heads % group or heads > 64 or (heads < 2 and hidden > 32):
+            continue
+        kv_heads = heads // group
+        yield replace(ceiling, hidden=hidden, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
 
 
 def _fewest_kv_heads(heads: int, max_group: int) -> int:
     return next(kv for kv in range(1, heads + 1) if heads % kv == 0 and heads // kv <= max_group)
 
 
-def _fill(shape: Shape, budget: Budget, max_ffn: int) -> Shape | None:
-    """`shape` with the widest FFN the budget pays for, None if not even 8 fit.
-
-    Widths are multiples of 8, from 512 on of 64, or exactly `max_ffn`.
-    """
-    bare = count_params(replace(shape, ffn=0))
-    per_neuron = count_params(replace(shape, ffn=1)) - bare
-    affordable = (budget.max_params - bare) // per_neuron
-    if affordable >= max_ffn:
-        return replace(shape, ffn=max_ffn)
-    ffn = affordable // 64 * 64 if affordable >= 512 else affordable // 8 * 8
-    return replace(shape, ffn=ffn) if ffn >= 8 else None
+def check_limits(budget: Budget, shape: Shape) -> None:
+    """Raise `RecipeError` for the first limit that an explicit `shape` breaks."""
+    for limit in limits(budget):
+        if not limit.keeps(shape):
+            raise RecipeError(
+                f"[design.shape] breaks {limit.key}: it takes {limit.show(limit.cost(shape))}"
+            )
 
 
-def _explain(smallest: Shape, budget: Budget) -> str:
-    """Why not even the smallest shape fits, and the vocabulary at which it would."""
-    total, body = count_params(smallest), count_params(smallest.with_vocab(0))
-    per_token = (total - body) // smallest.vocab_size
-    fitting = (budget.max_params - body) // per_token
-    way_out = f"compact to at most {fitting} tokens or " if fitting > 0 else ""
+def _reach(parent: Shape | None) -> tuple[str, ...]:
+    if parent is None:
+        return ()
     return (
-        f"no shape fits max_params = {show_count(budget.max_params)}: the smallest, "
-        f"{smallest.layers} x {smallest.hidden}, takes {show_count(total)}, of which the "
-        f"vocabulary alone {show_count(total - body)}; {way_out}raise max_params"
+        f"more than {parent.layers} layers, {parent.heads} heads, hidden {parent.hidden} or ffn "
+        f"{parent.ffn}: the parent has no more to cut from",
+        f"heads other than {parent.head_dim} wide: rotary frequencies would change their meaning",
+        f"more than {parent.heads // parent.kv_heads} query heads a group: the parent's groups",
+        f"{'untied' if parent.tied else 'tied'} head: the parent's is "
+        f"{'tied' if parent.tied else 'a matrix of its own'}",
     )
+
+
+def _stops(stopped: dict[str, int], num_bodies: int) -> Iterator[str]:
+    for key, count in stopped.items():
+        yield f"more layers on {count:,} of {num_bodies:,} widths: {key}"

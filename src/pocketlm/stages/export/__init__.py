@@ -12,7 +12,7 @@ from pocketlm.artifact import Score
 from pocketlm.errors import PocketLMError
 from pocketlm.method import Method, pick
 from pocketlm.stages.export.card import model_card
-from pocketlm.stages.export.gguf import Weights, import_gguf, write_gguf
+from pocketlm.stages.export.gguf import Weights, check_gguf_family, import_gguf, write_gguf
 from pocketlm.stages.export.huggingface import check_huggingface, write_huggingface
 from pocketlm.stages.export.verify import (
     TOLERANCE,
@@ -111,6 +111,7 @@ def export_huggingface(source: Source, folder: Path) -> Delivered:
 
 def export_gguf(source: Source, folder: Path, *, weights: Weights) -> Delivered:
     """One file for llama.cpp, removed again if it does not pass."""
+    check_gguf_family(source.child.shape.family)
     import_gguf()
     kind = f"gguf-{weights.lower()}"
     target = folder / f"{source.name}-{weights.lower()}.gguf"
@@ -142,6 +143,12 @@ FORMATS: dict[str, Method[Callable[[Source, Path], Delivered]]] = {
     "gguf-f16": Method(export_f16, paper="ggml-org/ggml, docs/gguf.md"),
     "gguf-q8_0": Method(export_q8_0, paper="ggml-org/ggml, docs/gguf.md; Q8_0 blocks"),
 }
+
+
+def check_formats(formats: Sequence[str], family: str) -> None:
+    """Raise `UserError` for a format that has no place for `family`, before anything is made."""
+    if any(name.startswith("gguf") for name in formats):
+        check_gguf_family(family)
 
 
 def _delivered(kind: str, target: Path, num_bytes: int, checks: tuple[Check, ...]) -> Delivered:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pocketlm.model.family import load_family
 from pocketlm.units import show_bytes, show_count
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ Each was read back and compared with the trained child before it was delivered.
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")
-model = AutoModelForCausalLM.from_pretrained(".")
+model = AutoModelForCausalLM.from_pretrained("."{trust})
 ids = tokenizer("Once upon a time", return_tensors="pt")
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=40)[0]))
 ```
@@ -71,6 +72,8 @@ def model_card(
         shape=shape,
         lineage="\n".join(f"| {key} | {_cell(value)} |" for key, value in lineage.items()),
         files="\n".join(rows),
+        # The architecture's code is in the folder; transformers runs it only when told to.
+        trust=", trust_remote_code=True" if load_family(shape.family).auto_map else "",
     )
     runnable = [file.path for file in files if file.path.endswith(".gguf")]
     return card + (_LLAMA_CPP.format(file=f"../{runnable[0]}") if runnable else "")

@@ -29,6 +29,8 @@ Weights = Literal["F32", "F16", "Q8_0"]
 ARCHITECTURES = {"llama": "llama"}
 """transformers model_type -> llama.cpp architecture, for the families whose files were proven."""
 
+NOT_IN_LLAMA_CPP = ("pangu_pi",)
+
 ROPE_BY_FACTORS = ("linear", "llama3")
 """Rotary scalings that only divide each frequency by a constant: written as `rope_freqs`."""
 
@@ -110,6 +112,18 @@ def deinterleave(values: FloatArray, num_heads: int) -> FloatArray:
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
 
 
+def check_gguf_family(family: str) -> None:
+    """Raise `UserError` for a family that has no gguf files."""
+    if family in NOT_IN_LLAMA_CPP:
+        raise UserError(
+            f"[export] formats: no gguf files for family {family!r}: llama.cpp has no such "
+            "architecture; choose huggingface"
+        )
+    if family not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise UserError(f"[export] formats: no gguf files for family {family!r}; it has {known}")
+
+
 def import_gguf() -> Any:
     """The `gguf` package, with llama.cpp there to run its files; else `UserError`."""
     try:
@@ -135,9 +149,7 @@ def _config(child: "Child") -> Any:
     from transformers import AutoConfig
 
     family = child.shape.family
-    if family not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise UserError(f"[export] formats: no gguf files for family {family!r}; it has {known}")
+    check_gguf_family(family)
     settings = {k: v for k, v in child.config.items() if k != "model_type"}
     config = AutoConfig.for_model(family, **settings)
     rope_type = config.rope_parameters["rope_type"]

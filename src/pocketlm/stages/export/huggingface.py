@@ -1,6 +1,7 @@
-"""A transformers folder: config, generation settings, weights, tokenizer; loads without any code.
+"""A transformers folder: config, generation settings, weights, tokenizer.
 
-A tied head is not stored twice. Verified by loading it as a user would.
+Loads without any code, but for a class that is ours, whose file is in the folder too. A tied head
+is not stored twice. Verified by loading it as a user would.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketlm.errors import StageError
 from pocketlm.model.checkpoint import save_child
+from pocketlm.model.network import register_own_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,6 +54,7 @@ def check_huggingface(
         own = reloaded(text, split_special_tokens=True)["input_ids"]
         if own != [*added, *ids]:
             raise StageError(f"export: transformers cuts {text[:40]!r} into other tokens")
+    register_own_class(child.shape.family)
     _check_logits(_load_strictly(folder), child, ids_N)
     return len(texts)
 

@@ -13,6 +13,7 @@ import numpy as np
 from pocketlm.model.checkpoint import Checkpoint
 from pocketlm.model.child import Child
 from pocketlm.model.family import Axis, load_family, tensors_of
+from pocketlm.model.network import explicit_config
 from pocketlm.model.shape import Shape, config_with
 from pocketlm.model.token_ids import new_ids_of, remap_token_ids
 from pocketlm.stages.inherit.calibration import Indices
@@ -40,9 +41,10 @@ def cut(
         if placed.layer is not None:
             source = placed.row.name.format(layer=kept_L[placed.layer])
         kept = _kept_entries(placed.layer, kept_V, units, shape.head_dim)
+        kept["shortcut"] = np.arange(shape.shortcut)
         tensors[placed.name] = _take(parent.read(source), [kept[axis] for axis in placed.row.axes])
-    config = remap_token_ids(parent.config, new_ids_of(kept_V.tolist()))
-    return Child(config=config_with(config, shape), tensors=tensors)
+    config = remap_token_ids(explicit_config(parent.config), new_ids_of(kept_V.tolist()))
+    return Child(config=config_with(config, shape, kept_L), tensors=tensors)
 
 
 def _kept_entries(
@@ -54,12 +56,13 @@ def _kept_entries(
         kept["ffn"] = units.ffn[layer]
         kept["heads"] = _entries_of_heads(units.heads[layer], head_dim)
         kept["kv_heads"] = _entries_of_heads(units.kv_heads[layer], head_dim)
+        kept["qkv_heads"] = _entries_of_heads(units.heads[layer], 3 * head_dim)
         kept["head_dim"] = np.arange(head_dim)
     return kept
 
 
-def _entries_of_heads(heads_H: Indices, head_dim: int) -> Indices:
-    return (heads_H[:, None] * head_dim + np.arange(head_dim)).reshape(-1)
+def _entries_of_heads(heads_H: Indices, width: int) -> Indices:
+    return (heads_H[:, None] * width + np.arange(width)).reshape(-1)
 
 
 def _take(tensor: "torch.Tensor", indices: Sequence[Indices]) -> "torch.Tensor":

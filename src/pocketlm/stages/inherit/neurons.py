@@ -2,8 +2,9 @@
 
 Units are FFN neurons and heads, chosen in each layer, and hidden channels, one set for the whole
 model because the residual stream runs through all of it. A unit's importance is taken over every
-weight tied to it: a neuron's gate and up rows and down column, a head's query rows and output
-columns, a channel's row or column of everything that reads or writes the stream.
+weight tied to it, biases and norms included: a neuron's gate and up rows and down column, a head's
+query rows and output columns (all its rows where one matrix holds queries, keys and values), a
+channel's row or column of everything that reads or writes the stream.
 Shapes: F neurons, H heads, D channels.
 """
 
@@ -83,8 +84,8 @@ def by_unit(
                 hidden_D += sum_
             elif axis == "ffn" and placed.layer is not None:
                 ffn_LF[placed.layer] += sum_
-            elif axis == "heads" and placed.layer is not None:
-                heads_LH[placed.layer] += sum_.reshape(shape.heads, shape.head_dim).sum(1)
+            elif axis in ("heads", "qkv_heads") and placed.layer is not None:
+                heads_LH[placed.layer] += sum_.reshape(shape.heads, -1).sum(1)
     return Scores(
         ffn=tuple(ffn_LF[layer] for layer in layers),
         heads=tuple(heads_LH[layer] for layer in layers),

@@ -6,9 +6,10 @@ Shapes: B blocks, T tokens, D channels of the stream.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pocketlm.model.family import TensorRow, load_family
+from pocketlm.model.family import TensorRow, load_family, tensors_of
 from pocketlm.model.network import hollow_network, layers_of, pass_through
 from pocketlm.model.shape import shape_of
 
@@ -60,7 +61,11 @@ class OneLayer:
             if not getattr(self._current[number], "passes", False):
                 self._current[number].to_empty(device="meta")
                 self._current[number] = pass_through()
-        names = [row.name.format(layer=layer) for row in self._family.tensors if row.per_layer]
+        names = [
+            placed.row.name.format(layer=layer)
+            for placed in tensors_of(replace(self._shape, layers=1))
+            if placed.row.per_layer
+        ]
         prefix = names[0].partition(f".{layer}.")[0] + f".{layer}."
         tensors = {n.removeprefix(prefix): self._read(n).to(torch.float32) for n in names}
         module: torch.nn.Module = self._layers[layer]

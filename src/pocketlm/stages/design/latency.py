@@ -1,0 +1,214 @@
+"""How fast a shape answers: straight lines in what it reads and computes, fitted or from a profile.
+
+One token:  fixed + layers x per layer + (weights + cache) x seconds a byte
+A prompt:   fixed + layers x per layer + FLOPs x seconds a FLOP
+
+The first two terms are what a runtime spends on launching work whatever its size; for models of a
+few million parameters they are most of the time. They are fitted to timings on this machine. A
+device that is only a profile has neither: its lines are the roofline (Williams et al. 2009), an
+upper bound of speed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pocketlm.device import Device
+from pocketlm.model.cost import decode_read_bytes, flops_per_token
+from pocketlm.model.shape import Shape
+from pocketlm.model.timing import time_once
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_NEW_TOKENS = 32
+_PROMPT_TOKENS = 64
+_REPEATS = 5
+# Small and large in every direction that the lines have: layers, bytes, and the two against each
+# other. float32, 1 to 90 MB.
+_FITTED = ((2, 64), (12, 64), (24, 128), (2, 256), (12, 256), (4, 512), (8, 384), (6, 768))
+_CHECKED = ((4, 128), (8, 128), (16, 96), (3, 192), (6, 192), (20, 192), (10, 320), (2, 384),
+            (5, 448), (12, 384), (3, 640), (8, 576))  # fmt: skip
+_VOCAB_SIZE = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedModel:
+    """Seconds of a token and of a prompt for any shape, in one runtime on one device."""
+
+    runtime: str
+    """`transformers` where it was fitted here; `roofline` of a device profile."""
+    weight_format: str
+    """Of WEIGHT_FORMATS: what the runtime reads for each token."""
+    token_s: float
+    token_layer_s: float
+    byte_s: float
+    """Seconds for each byte of weights and cache a token reads."""
+    prompt_s: float
+    prompt_layer_s: float
+    flop_s: float
+    """Seconds for each FLOP of a prompt."""
+    error: float | None = None
+    """Largest relative error of a token's seconds on shapes that were not fitted; None: unknown."""
+
+    def token_seconds(self, shape: Shape, context: int) -> float:
+        """Seconds of one new token after `context` others."""
+        fixed = self.token_s + shape.layers * self.token_layer_s
+        return fixed + self.byte_s * decode_read_bytes(shape, self.weight_format, context)
+
+    def prompt_seconds(self, shape: Shape, num_tokens: int) -> float:
+        """Seconds from a prompt of `num_tokens` to the first new token."""
+        fixed = self.prompt_s + shape.layers * self.prompt_layer_s
+        return fixed + self.flop_s * num_tokens * flops_per_token(shape, num_tokens)
+
+    def tokens_per_s(self, shape: Shape, context: int) -> float:
+        """New tokens a second, one sequence."""
+        return 1 / self.token_seconds(shape, context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """What one shape did here, float32 in transformers; the least of several rounds, since other
+    work on the machine only ever makes a round longer."""
+
+    shape: Shape
+    context: int
+    """Positions behind a new token, the middle of the timed ones."""
+    prompt_tokens: int
+    token_s: float
+    """Seconds of one new token."""
+    prompt_s: float
+    """Seconds from a prompt to the first new token."""
+    spread: float
+    """Slowest round over the fastest, for a token."""
+
+
+def roofline(device: Device, weight_format: str) -> SpeedModel:
+    """The lines of a profile: memory bandwidth for a token, arithmetic for a prompt."""
+    flops = device.compute.fp16 or device.compute.fp32
+    return SpeedModel(
+        runtime="roofline",
+        weight_format=weight_format,
+        token_s=0.0,
+        token_layer_s=0.0,
+        byte_s=1 / device.memory_bandwidth,
+        prompt_s=0.0,
+        prompt_layer_s=0.0,
+        flop_s=1 / flops,
+    )
+
+
+def time_shapes(
+    shapes: Sequence[Shape],
+    *,
+    prompt_tokens: int = _PROMPT_TOKENS,
+    new_tokens: int = _NEW_TOKENS,
+    repeats: int = _REPEATS,
+    rng: np.random.Generator,
+) -> tuple[Timing, ...]:
+    """Time prefill and decode of random weights in each shape: one warm-up, then `repeats` rounds.
+
+    The shapes take turns, so that a machine that slows down is slow for all of them. What the
+    weights are changes nothing about the time they take.
+    """
+    networks = [_network(shape) for shape in shapes]
+    prompts_ST = [rng.integers(shape.vocab_size, size=prompt_tokens).tolist() for shape in shapes]
+    rounds_RS2 = np.array(
+        [
+            [time_once(*pair, new_tokens) for pair in zip(networks, prompts_ST, strict=True)]
+            for _ in range(repeats + 1)
+        ]
+    )[1:]
+    least_S2 = rounds_RS2.min(0).tolist()
+    slowest_S = rounds_RS2[:, :, 1].max(0).tolist()
+    return tuple(
+        Timing(
+            shape=shape,
+            context=prompt_tokens + new_tokens // 2,
+            prompt_tokens=prompt_tokens,
+            token_s=decode_s / (new_tokens - 1),
+            prompt_s=prompt_s,
+            spread=slowest / decode_s,
+        )
+        for shape, (prompt_s, decode_s), slowest in zip(shapes, least_S2, slowest_S, strict=True)
+    )
+
+
+def _network(shape: Shape) -> "PreTrainedModel":
+    import torch
+
+    from pocketlm.model.start import base_config, constant
+
+    config = base_config(shape, max_positions=4096, bos_id=None, eos_id=None)
+    return constant(config, shape, torch.Generator().manual_seed(0)).network()
+
+
+def fit_speed(timings: Sequence[Timing]) -> SpeedModel:
+    """Non-negative least squares of relative errors through at least three timings.
+
+    Relative, so that a model of 2 ms counts as much as one of 50; non-negative, so that no shape is
+    predicted faster for having more layers.
+    """
+    assert len(timings) >= 3, "three unknowns"
+    ones = [1.0] * len(timings)
+    layers = [float(t.shape.layers) for t in timings]
+    read = [float(decode_read_bytes(t.shape, "f32", t.context)) for t in timings]
+    flops = [t.prompt_tokens * flops_per_token(t.shape, t.prompt_tokens) for t in timings]
+    token = _relative_fit([ones, layers, read], [t.token_s for t in timings])
+    prompt = _relative_fit([ones, layers, flops], [t.prompt_s for t in timings])
+    return SpeedModel(
+        runtime="transformers",
+        weight_format="f32",
+        token_s=token[0],
+        token_layer_s=token[1],
+        byte_s=token[2],
+        prompt_s=prompt[0],
+        prompt_layer_s=prompt[1],
+        flop_s=prompt[2],
+    )
+
+
+def relative_errors(model: SpeedModel, timings: Sequence[Timing]) -> list[float]:
+    """Predicted tokens per second over measured ones, less one; positive: predicted too fast."""
+    return [t.token_s / model.token_seconds(t.shape, t.context) - 1 for t in timings]
+
+
+def fit_here(rng: np.random.Generator) -> tuple[SpeedModel, tuple[Timing, ...]]:
+    """Fit on eight shapes of 1 to 180 MB, then try the lines on twelve others; about half a minute.
+
+    Returns the model, its `error` the largest of the twelve, and the timings of the twelve.
+    """
+    shapes = [_plain(*size) for size in (*_FITTED, *_CHECKED)]
+    timings = time_shapes(shapes, rng=rng)
+    fitted, checked = timings[: len(_FITTED)], timings[len(_FITTED) :]
+    model = fit_speed(fitted)
+    worst = max(abs(error) for error in relative_errors(model, checked))
+    return replace(model, error=worst), checked
+
+
+def _plain(layers: int, hidden: int) -> Shape:
+    """Tied, whole heads of 32, an FFN near 2.77 x hidden."""
+    heads = hidden // 32
+    return Shape(
+        family="llama",
+        vocab_size=_VOCAB_SIZE,
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=32,
+        ffn=round(2.77 * hidden / 32) * 32,
+        tied=True,
+    )
+
+
+def _relative_fit(columns_CS: Sequence[Sequence[float]], seconds_S: Sequence[float]) -> list[float]:
+    from scipy.optimize import nnls
+
+    scaled_SC = np.array(columns_CS).T / np.array(seconds_S)[:, None]
+    norms_C = np.linalg.norm(scaled_SC, axis=0)  # bytes and counts are ten powers of ten apart
+    coefficients_C, _ = nnls(scaled_SC / norms_C, np.ones(len(seconds_S)))
+    found: list[float] = (coefficients_C / norms_C).tolist()
+    return found

@@ -1,0 +1,74 @@
+"""What `proxy` trains: a shape for a few steps on the child's own text, scored in bits per byte."""
+
+from collections.abc import Callable
+from functools import cache
+from itertools import islice
+
+import numpy as np
+
+from pocketlm.corpus.blocks import Blocks
+from pocketlm.corpus.tokenizer import Tokenizer
+from pocketlm.inputs import max_positions
+from pocketlm.model.shape import Shape
+from pocketlm.steps.materials import Materials
+
+_SCORED_BYTES = 100_000  # of the choosing split, about 30,000 tokens
+
+
+def proxy_training(run: Materials) -> Callable[[Shape, float, int], float]:
+    """(shape, share of `proxy_tokens`, seed) -> bits per byte of text held back for choosing.
+
+    Random weights, one round with the recipe's own [train] settings, the same text for every shape.
+    """
+    recipe, table = run.recipe, run.recipe.train
+
+    @cache
+    def text() -> tuple[Tokenizer, Blocks, list[str]]:
+        tokenizer = run.tokenizer()
+        return tokenizer, _blocks(run, tokenizer), _choosing(run)
+
+    def bits_per_byte(shape: Shape, share: float, seed: int) -> float:
+        import torch
+
+        from pocketlm.model.start import base_config, constant
+        from pocketlm.stages.evaluate.bits import document_bits
+        from pocketlm.stages.train import train
+
+        tokenizer, blocks, choosing = text()
+        part = Blocks(
+            blocks.tokens[: int(share * len(blocks.tokens))], blocks.seq_len, blocks.bytes_per_token
+        )
+        config = base_config(shape, max_positions=max_positions(recipe), bos_id=None, eos_id=None)
+        child = constant(config, shape, torch.Generator().manual_seed(seed))
+        settings = table.model_dump() | {"rounds": 1}
+        trained = train(child, part, rng=np.random.default_rng([recipe.seed, seed]), **settings)
+        network = trained.child.network()
+        found = document_bits(network, tokenizer, choosing, context=table.seq_len)
+        return float(found.bits_N.sum() / found.bytes_N.sum())
+
+    return bits_per_byte
+
+
+def _blocks(run: Materials, tokenizer: Tokenizer) -> Blocks:
+    wanted = run.recipe.design.proxy_tokens
+    ids: list[int] = []
+    num_bytes = 0
+    for text in run.inputs.corpus.texts("train"):
+        new = tokenizer.encode(text)
+        ids += new if tokenizer.eos_id is None else [*new, tokenizer.eos_id]
+        num_bytes += len(text.encode())
+        if len(ids) > wanted:
+            break
+    tokens = np.array(ids[: wanted + 1])
+    return Blocks(tokens, run.recipe.train.seq_len, num_bytes / max(1, len(ids)))
+
+
+def _choosing(run: Materials) -> list[str]:
+    chosen: list[str] = []
+    room = _SCORED_BYTES
+    for text in islice(run.inputs.corpus.texts("choose"), 10_000):
+        chosen.append(text)
+        room -= len(text.encode())
+        if room <= 0:
+            break
+    return chosen
