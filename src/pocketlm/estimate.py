@@ -21,6 +21,7 @@ from pocketlm.model.shape import Shape
 from pocketlm.pipeline import Step, make_chain, plan, resolve
 from pocketlm.price import MFU, PEAK_FLOPS, Price, price
 from pocketlm.recipe import Recipe, TrainTokenizer
+from pocketlm.stages.design.successive_halving import PROXY_PASSES
 from pocketlm.stages.inherit.evidence import needs_blocks
 from pocketlm.steps import decide_shape
 from pocketlm.units import show_count, show_seconds
@@ -28,6 +29,7 @@ from pocketlm.units import show_count, show_seconds
 _BYTES_PER_TOKEN = 3.5
 _COUNT_BYTES_PER_S = 8e6
 _READ_BYTES_PER_S = 1.5e6  # tokenise, one core
+_FIT_SECONDS = 40.0  # twenty shapes timed
 _FIXED_SECONDS = {"compact": 8.0, "design": 1.0, "inherit": 8.0, "evaluate": 15.0, "export": 20.0}
 _CALIBRATION_SECONDS = 10.0  # of a small parent on the default blocks; nothing if none is read
 
@@ -163,7 +165,7 @@ def _stage_seconds(
     seconds = {
         "counts": 3.0 + text_bytes / _COUNT_BYTES_PER_S,
         "compact": _FIXED_SECONDS["compact"],
-        "design": _FIXED_SECONDS["design"],
+        "design": _design_seconds(recipe, flops, rate),
         "tokens": text_bytes / _READ_BYTES_PER_S,
         "calibration": _CALIBRATION_SECONDS if needs_blocks(recipe.inherit) else 0.0,
         "inherit": _FIXED_SECONDS["inherit"],
@@ -173,6 +175,21 @@ def _stage_seconds(
         "export": _FIXED_SECONDS["export"] * len(recipe.export.formats),
     }
     return seconds, trained
+
+
+def _design_seconds(recipe: Recipe, flops: float, rate: float) -> float:
+    """Rankers that time or train take most of the stage; others are arithmetic."""
+    table = recipe.design
+    seconds = _FIXED_SECONDS["design"]
+    if not table.has_budget:
+        return seconds
+    if table.runtime == "transformers":
+        seconds += _FIT_SECONDS
+    if table.rank == "measured":
+        seconds += _FIT_SECONDS / 2
+    if table.rank == "proxy":
+        seconds += 3 * flops * PROXY_PASSES * table.proxy_tokens / rate
+    return seconds
 
 
 def _shape(

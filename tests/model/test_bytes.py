@@ -58,8 +58,9 @@ def test_memory_grows_with_context_by_the_cache() -> None:
 
 def test_a_token_reads_all_but_an_untied_embedding() -> None:
     tied, untied = shape_of(), shape_of(tied=False)
-    assert decode_read_bytes(tied, "f32", 0) == weight_bytes(tied, "f32")
-    assert decode_read_bytes(untied, "f32", 0) == weight_bytes(tied, "f32")
+    for weight_format in WEIGHT_FORMATS:
+        assert decode_read_bytes(tied, weight_format, 0) == weight_bytes(tied, weight_format)
+        assert decode_read_bytes(untied, weight_format, 0) == weight_bytes(tied, weight_format)
 
 
 @pytest.mark.parametrize("shape", [shape_of(), shape_of(hidden=128, ffn=64, layers=4)])

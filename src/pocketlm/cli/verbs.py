@@ -192,8 +192,11 @@ def show(
 ) -> None:
     """Show a run's numbers, a recipe with all defaults, a device profile, or every method."""
     from pocketlm import showing
+    from pocketlm.device import THIS_MACHINE
     from pocketlm.tables import parse_settings
 
+    if what == THIS_MACHINE:
+        typer.echo("timing twenty shapes here: about a minute", err=True)
     table, lines = showing.show(what, out=out, changes=parse_settings(settings or []))
     if as_json:
         print_json(table)

@@ -109,11 +109,11 @@ def check_weight_format(weight_format: str) -> None:
 
 def decode_read_bytes(shape: Shape, weight_format: str, context: int) -> int:
     """Bytes one new token reads: every weight but an untied embedding, whose one row is nothing,
-    and the 16-bit cache of `context` positions."""
-    table = 0 if shape.tied else shape.vocab_size * shape.hidden
-    share = table / count_params(shape)
-    weights = round(weight_bytes(shape, weight_format) * (1 - share))
-    return weights + context * kv_bytes_per_token(shape)
+    and the 16-bit cache of `context` positions. Raises `RecipeError` for an unknown format."""
+    check_weight_format(weight_format)
+    dims = (shape.vocab_size, shape.hidden)
+    table = 0 if shape.tied else _tensor_bytes(dims, WEIGHT_FORMATS[weight_format])
+    return weight_bytes(shape, weight_format) - table + context * kv_bytes_per_token(shape)
 
 
 def decode_bytes(shape: Shape, weight_format: str, context: int) -> int:

@@ -54,7 +54,7 @@ def design_step(run: Materials, files: Path, resume: Path) -> Scores:
                 budget=budget,
                 rng=run.rng("design"),
                 train=proxy_training(run),
-                predict_loss=_law(run.recipe),
+                predict_loss=_law(run),
             ),
         )
         shape = designed.shape
@@ -130,15 +130,19 @@ def _speed(run: Materials) -> SpeedModel:
     return roofline(load_device(recipe.device), recipe.design.weight_format)
 
 
-def _law(recipe: Recipe) -> Callable[[int], float] | None:
-    if recipe.design.law is None:
+def _law(run: Materials) -> Callable[[int], float] | None:
+    """The fitted law at as many tokens as the child will be trained on."""
+    if run.recipe.design.law is None:
         return None
-    path = Path(recipe.design.law)
+    path = Path(run.recipe.design.law)
     try:
         law = LossLaw.from_dict(read_json(path))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecipeError(f"[design] law = {path}: not a fitted law ({error})") from None
-    return lambda params: float(law.predict(params, recipe.design.proxy_tokens))
+    train, scores = run.recipe.train, run.made["compact"].scores
+    one_pass = run.made["counts"].scores["bytes"].value * scores["tokens_per_byte"].value
+    passes = min(1, train.rounds) + max(0, train.rounds - 1) * train.keep_fraction
+    return lambda params: float(law.predict(params, one_pass * passes))
 
 
 def _ranking(designed: Designed, table: DesignTable, speed: SpeedModel) -> dict[str, Any]:

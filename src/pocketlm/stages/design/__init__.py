@@ -11,7 +11,7 @@ from pocketlm.stages.design.budget import Budget
 from pocketlm.stages.design.latency import SpeedModel, fit_here, roofline
 from pocketlm.stages.design.rank import RANKERS
 from pocketlm.stages.design.ranked import SHORT_LIST, Means, Ranked, ranked
-from pocketlm.stages.design.space import check_limits, legal_shapes
+from pocketlm.stages.design.space import legal_shapes
 
 __all__ = [
     "RANKERS",
@@ -20,7 +20,6 @@ __all__ = [
     "Means",
     "Ranked",
     "SpeedModel",
-    "check_limits",
     "check_shape",
     "design",
     "fit_here",

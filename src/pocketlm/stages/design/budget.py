@@ -32,6 +32,12 @@ class Budget:
     speed: SpeedModel | None = None
     """How fast shapes are."""
 
+    @property
+    def limits_memory_or_time(self) -> bool:
+        """Whether anything but the number of parameters is limited."""
+        given = (self.max_bytes, self.min_tokens_per_s, self.max_first_token_ms)
+        return any(limit is not None for limit in given)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:

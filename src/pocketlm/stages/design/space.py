@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from pocketlm.errors import RecipeError
 from pocketlm.model.family import load_family
 from pocketlm.model.shape import Shape
 from pocketlm.stages.design.budget import Budget, Limit, explain, limits, straight_line
@@ -43,8 +42,8 @@ def legal_shapes(
         if all(limit.keeps(whole) for limit in bounds):
             return Space((whole,), ("everything smaller: the whole parent fits",))
     ceiling = parent_shape or _open_ceiling(family)
-    grouped = any(not limit.key.startswith("max_params") for limit in bounds)
-    groups = _GROUPS if grouped and load_family(family).keys.kv_heads else (1,)
+    saves = budget.limits_memory_or_time and bool(load_family(family).keys.kv_heads)
+    groups = _GROUPS if saves else (1,)
     bodies = [body.with_vocab(vocab_size) for body in _bodies(ceiling, parent_shape, groups)]
     layer_counts = range(1 if parent_shape else 2, ceiling.layers + 1)
     shapes: list[Shape] = []
@@ -140,15 +139,6 @@ def _open_bodies(ceiling: Shape, groups: Sequence[int]) -> Iterator[Shape]:
 
 def _fewest_kv_heads(heads: int, max_group: int) -> int:
     return next(kv for kv in range(1, heads + 1) if heads % kv == 0 and heads // kv <= max_group)
-
-
-def check_limits(budget: Budget, shape: Shape) -> None:
-    """Raise `RecipeError` for the first limit that an explicit `shape` breaks."""
-    for limit in limits(budget):
-        if not limit.keeps(shape):
-            raise RecipeError(
-                f"[design.shape] breaks {limit.key}: it takes {limit.show(limit.cost(shape))}"
-            )
 
 
 def _reach(parent: Shape | None) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from pocketlm.stages.design.ranked import Ranked, ranked
 
 _SHARES = (0.25, 0.5, 1.0)
 _SEEDS = (0, 1)
+PROXY_PASSES = 12  # over the whole proxy text: two seeds of 8 quarters, 4 halves, 2 whole ones
 _MARGIN = 2.0  # standard errors of a difference of two means
 
 Train = Callable[[Shape, float, int], float]
