@@ -1,11 +1,13 @@
 """Every choice a recipe has, as one table of tables; names are checked before anything runs."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from pocketlm.device import load_device
+from pocketlm.device import THIS_MACHINE, load_device
 from pocketlm.errors import RecipeError
 from pocketlm.method import Method, pick
+from pocketlm.model.cost import check_weight_format
 from pocketlm.model.family import load_family
 from pocketlm.model.start import STARTS
 from pocketlm.recipe import Recipe
@@ -55,5 +57,21 @@ def check_choices(recipe: Recipe) -> None:
                 f"or give a parent that is a {recipe.family}"
             )
         check_formats(recipe.export.formats, recipe.family)
-    if recipe.device != "this-machine":  # measuring it takes seconds and decides nothing here
+    _check_design(recipe)
+    if recipe.device != THIS_MACHINE:  # measuring it takes seconds and decides nothing here
         load_device(recipe.device)
+
+
+def _check_design(recipe: Recipe) -> None:
+    """Raise `RecipeError` for a format, ranker or runtime that cannot be."""
+    table = recipe.design
+    check_weight_format(table.weight_format)
+    if table.rank == "scaling-law" and table.law is None:
+        raise RecipeError("[design] rank = 'scaling-law' needs law, the file of a fitted law")
+    if table.law is not None and not Path(table.law).is_file():
+        raise RecipeError(f"[design] law = {table.law}: no such file")
+    if table.runtime == "transformers" and recipe.device != THIS_MACHINE:
+        raise RecipeError(
+            f"[design] runtime = 'transformers' is timed on this machine, and device = "
+            f"{recipe.device!r} is another; take runtime = 'roofline'"
+        )

@@ -79,3 +79,21 @@ def test_only_what_decides_a_ranking_makes_it_anew(tiny_recipe: Path, tmp_path: 
     assert key() != key(context=65)
     assert seeded("deep-first", 0) == seeded("deep-first", 1)
     assert seeded("proxy", 0) != seeded("proxy", 1)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"rank": "scaling-law"}, "needs law"),
+        ({"weight_format": "q9"}, "weight_format = 'q9': no such format"),
+        ({"law": "nowhere.json"}, r"law = .*nowhere\.json: no such file"),
+        ({"runtime": "transformers"}, "'iphone' is another; take runtime = 'roofline'"),
+    ],
+)
+def test_what_stage_2_lacks_is_said_before_stage_1(
+    tiny_recipe: Path, tmp_path: Path, keys: dict[str, str], message: str
+) -> None:
+    recipe = changed(tiny_recipe, **keys).model_copy(update={"device": "iphone"})
+    with pytest.raises(RecipeError, match=message):
+        make(recipe, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
