@@ -26,7 +26,7 @@ from pocketlm.model.family import Part
 from pocketlm.model.shape import Shape
 from pocketlm.recipe import TrainTable
 from pocketlm.stages.train.resample import WITHOUT_LOSSES
-from pocketlm.units import show_bytes, show_count
+from pocketlm.units import show_bytes, show_count, show_seconds
 
 MFU = 0.4
 """Share of the peak that training reaches: an assumption of ours, not a measurement."""
@@ -79,6 +79,11 @@ class Price:
         """Days of one accelerator at the stated share of the stated peak."""
         return self.flops / (self.mfu * self.peak_flops) / _SECONDS_PER_DAY
 
+    def _time(self) -> str:
+        if self.gpu_days < 0.1:
+            return f"{show_seconds(self.gpu_days * _SECONDS_PER_DAY)} of one GPU"
+        return f"{self.gpu_days:,.3g} GPU-days"
+
     def as_dict(self) -> dict[str, Any]:
         """All numbers, for JSON."""
         return asdict(self) | {
@@ -104,7 +109,7 @@ class Price:
             "a token": f"{forward} forward, {training} training",
             "training": f"{show_count(float(self.tokens))} tokens x {self.passes:.3g} passes: "
             f"{self.flops:.3g} FLOP",
-            "time": f"{self.gpu_days:,.3g} GPU-days at {100 * self.mfu:.3g} % of "
+            "time": f"{self._time()} at {100 * self.mfu:.3g} % of "
             f"{show_count(self.peak_flops)}FLOP/s",
         }
         convention = (

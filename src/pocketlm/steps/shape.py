@@ -58,7 +58,7 @@ def design_step(run: Materials, files: Path, resume: Path) -> Scores:
             ),
         )
         shape = designed.shape
-        write_json(files / "ranking.json", _ranking(designed, table, speed))
+        write_json(files / "ranking.json", _ranking(designed, run.recipe, speed))
         write_json(files / "speed.json", asdict(speed))
     else:
         shape = decide_shape(run.recipe, vocab_size, parent)
@@ -140,8 +140,11 @@ def _law(run: Materials) -> Callable[[int], float] | None:
     return lambda params: float(law.predict(params, one_pass * passes))
 
 
-def _ranking(designed: Designed, table: DesignTable, speed: SpeedModel) -> dict[str, Any]:
+def _ranking(designed: Designed, recipe: Recipe, speed: SpeedModel) -> dict[str, Any]:
     """What the report and the screen show of the ranking."""
+    table = recipe.design
+    bound = f"at most, by the roofline of {recipe.device}"
+    where = bound if speed.runtime == "roofline" else speed.runtime
 
     def line(each: Ranked) -> dict[str, Any]:
         return {
@@ -157,7 +160,7 @@ def _ranking(designed: Designed, table: DesignTable, speed: SpeedModel) -> dict[
 
     return {
         "rank": table.rank,
-        "runtime": f"{speed.runtime}, {speed.weight_format}",
+        "runtime": f"{where}, {speed.weight_format}",
         "num_legal": designed.num_legal,
         "short_list": [line(each) for each in designed.short_list],
         "frontier": [line(each) for each in designed.frontier],
