@@ -105,9 +105,9 @@ def test_a_sample_is_the_lowest_ranked(write: Write) -> None:
 def test_empty_and_too_small_corpora_are_refused(write: Write) -> None:
     for name, texts in (("a.jsonl", []), ("b.jsonl", ["one"])):
         with pytest.raises(CorpusError, match="none of them falls"):
-            corpus_of(write(name, texts)).survey  # noqa: B018
+            corpus_of(write(name, texts)).survey  # noqa: B018  (reading it raises)
     with pytest.raises(CorpusError, match="not even one document"):
-        corpus_of(write("c.jsonl", TEXTS), 3).survey  # noqa: B018
+        corpus_of(write("c.jsonl", TEXTS), 3).survey  # noqa: B018  (reading it raises)
 
 
 def test_bytes_per_token_is_measured(write: Write, tiny_parent: Path) -> None:

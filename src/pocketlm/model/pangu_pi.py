@@ -143,8 +143,8 @@ class PanguPiPreTrainedModel(LlamaPreTrainedModel):
     """What transformers asks of every model: its config, its parts, its first weights."""
 
     config_class = PanguPiConfig
-    _no_split_modules = ["PanguPiDecoderLayer"]  # noqa: RUF012
-    _can_record_outputs = {  # noqa: RUF012
+    _no_split_modules = ["PanguPiDecoderLayer"]  # noqa: RUF012  (a list to transformers)
+    _can_record_outputs = {  # noqa: RUF012  (transformers reads it so)
         "hidden_states": PanguPiDecoderLayer,
         "attentions": LlamaAttention,
     }

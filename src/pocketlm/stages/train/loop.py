@@ -166,7 +166,7 @@ class Learner:
             group["lr"] = rate
         losses_B = self._losses(block_B)
         loss = losses_B.mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._table.clip)
         loss_value, norm_value = loss.item(), norm.item()
         if math.isfinite(loss_value) and math.isfinite(norm_value):
