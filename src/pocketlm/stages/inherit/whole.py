@@ -43,4 +43,5 @@ def batches(ids_NT1: Indices) -> "list[torch.Tensor]":
     """The blocks in order, a few at a time."""
     import torch
 
-    return list(torch.from_numpy(ids_NT1).split(BATCH_BLOCKS))  # type: ignore[no-untyped-call]  # torch
+    parts = torch.from_numpy(ids_NT1).split(BATCH_BLOCKS)  # type: ignore[no-untyped-call]  # torch
+    return list(parts)
