@@ -26,6 +26,7 @@ from pocketlm.stages.inherit.evidence import groups_for, needs_blocks
 
 _ORDER = tuple(NEEDS)
 _MAX_GENERATIONS = 8
+_CHANGES_NO_NUMBER = frozenset({"checkpoint_seconds", "planned_tokens"})
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,13 @@ def make_chain(recipe: Recipe) -> tuple[Recipe, ...]:
 def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
     """The key of every artifact: all that decides its numbers, nothing that does not."""
     hardware = resolve_hardware(recipe.train.dtype)
-    train = recipe.train.model_dump(exclude={"checkpoint_seconds", "dtype", "planned_tokens"})
+    train = recipe.train.decisions(without=_CHANGES_NO_NUMBER | {"dtype"})
     draws = recipe.start != "parent" or recipe.inherit.neurons == "random"
     by_body = recipe.compact.vocab_size == "auto" or recipe.compact.max_share is not None
     own: dict[str, Any] = {
         "counts": {"tokenizer": inputs.tokenizer_key, "corpus": inputs.corpus_key,
                    "sample": recipe.compact.sample_bytes},
-        "compact": {"body": [recipe.design.model_dump(), recipe.family, inputs.parent_key]
+        "compact": {"body": [recipe.design.decisions(), recipe.family, inputs.parent_key]
                     if by_body else None},
         "design": {"parent": inputs.parent_key, "family": recipe.family,
                    **_designed_by(recipe, inputs)},
@@ -142,7 +143,7 @@ def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
     for stage in _ORDER:
         # How much text is looked at decides the calibration, and the child only through it.
         unread = {"calibration_blocks"} if stage == "inherit" else set()
-        table = getattr(recipe, stage).model_dump(exclude=unread) if stage in STAGES else {}
+        table = getattr(recipe, stage).decisions(without=unread) if stage in STAGES else {}
         parts = {"stage": stage, "version": VERSIONS[stage], "table": table, **own[stage]}
         keys[stage] = key_of(parts | {"needs": [keys[need] for need in NEEDS[stage]]})
     return keys
@@ -158,7 +159,7 @@ def _designed_by(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
     return {
         "device": recipe.device,
         "seed": recipe.seed if proxy else None,
-        "training": recipe.train.model_dump(exclude={"checkpoint_seconds"}) if proxy else None,
+        "training": recipe.train.decisions(without=_CHANGES_NO_NUMBER) if proxy else None,
         "corpus": inputs.corpus_key if proxy else None,
         "law": law.read_text(encoding="utf-8") if law and law.is_file() else None,
     }

@@ -124,6 +124,9 @@ class TrainTable(Table):
     """AdamW's, on matrices only (paper: 0.1)."""
     clip: float = Field(default=1.0, gt=0)
     """Largest gradient norm (paper's release: 1.0)."""
+    check_at: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    """Shares of all steps after which bits per byte of the choosing text (100 kB of it) is measured
+    and kept in `checks.json`: 0 is before training, 1 after it."""
     planned_tokens: int | None = Field(default=None, ge=1)
     """Tokens of the first round that `plan` prices, in place of what the corpus holds; changes no
     number. With an explicit shape and vocabulary, `plan` then needs neither parent nor corpus."""

@@ -13,6 +13,7 @@ from pocketlm.inputs import max_positions
 from pocketlm.method import pick
 from pocketlm.model.checkpoint import load_child, open_checkpoint, save_child
 from pocketlm.model.cost import count_params, flops_per_token
+from pocketlm.steps.choosing import choosing_bits
 from pocketlm.steps.materials import Materials, Scores, write_json
 
 if TYPE_CHECKING:
@@ -106,12 +107,14 @@ def train_step(run: Materials, files: Path, resume: Path) -> Scores:
         blocks,
         rng=run.rng("train"),
         checkpoints=resume,
+        bits_per_byte=choosing_bits(run) if table.check_at else None,
         progress=run.progress,
         **table.model_dump(),
     )
     save_child(trained.child, files)
     np.save(files / "ledger_N.npy", trained.ledger_N)
     write_json(files / "log.json", list(trained.log))
+    write_json(files / "checks.json", list(trained.checks))
     return _train_scores(trained, blocks)
 
 
@@ -129,6 +132,9 @@ def _train_scores(trained: "Trained", blocks: Blocks) -> Scores:
     }
     if "loss" in last:
         scores["loss"] = Score(last["loss"], "nats/token, mean of the last steps")
+    for check in trained.checks:
+        name = f"bits_per_byte_at_{check['share']:g}"
+        scores[name] = Score(check["bits_per_byte"], "bits/byte, choosing text")
     for number, size in enumerate(trained.effective_sizes, start=2):
         scores[f"effective_blocks_round_{number}"] = Score(size, f"of {len(blocks)} blocks")
     return scores
