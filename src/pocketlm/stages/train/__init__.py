@@ -63,15 +63,7 @@ def train(
     """
     from pocketlm.stages.train.loop import Learner
 
-    table = build_table(TrainTable, {"seq_len": blocks.seq_len, **settings}, "[train]")
-    if table.seq_len != blocks.seq_len:
-        raise RecipeError(f"[train] seq_len = {table.seq_len}: these blocks have {blocks.seq_len}")
-    num_blocks = len(blocks)
-    if not num_blocks:
-        raise CorpusError(
-            f"[train] seq_len = {blocks.seq_len}: the training text has {len(blocks.tokens)} "
-            "tokens, not one block; give more text"
-        )
+    table, num_blocks = _table_for(blocks, settings), len(blocks)
     seeds = [int(seed) for seed in rng.integers(2**63, size=2 * table.rounds)]
     later = max(1, round(table.keep_fraction * num_blocks))
     sizes = [num_blocks] + [later] * (table.rounds - 1)
@@ -92,3 +84,16 @@ def train(
         passed_over=learner.passed_over,
         num_skipped=learner.num_skipped,
     )
+
+
+def _table_for(blocks: Blocks, settings: dict[str, Any]) -> TrainTable:
+    """`[train]` complete; raises for settings and blocks that do not go together."""
+    table = build_table(TrainTable, {"seq_len": blocks.seq_len, **settings}, "[train]")
+    if table.seq_len != blocks.seq_len:
+        raise RecipeError(f"[train] seq_len = {table.seq_len}: these blocks have {blocks.seq_len}")
+    if not len(blocks):
+        raise CorpusError(
+            f"[train] seq_len = {blocks.seq_len}: the training text has {len(blocks.tokens)} "
+            "tokens, not one block; give more text"
+        )
+    return table
