@@ -105,6 +105,16 @@ class InheritTable(Table):
     """Whether the parent's weights train along with the masks (at 1e-4, LLM-Shearing's rate); the
     child is then cut out of those."""
 
+    @model_validator(mode="after")
+    def _norms_are_corrected_once(self) -> "InheritTable":
+        masked = self.neurons == "mask" and self.hidden == "score"
+        if masked and self.mask_weights == "trained" and self.norm_energy:
+            raise ValueError(
+                "norm_energy: gains trained under masks fit the narrow stream already; leave it "
+                "false, or set mask_weights = 'frozen'"
+            )
+        return self
+
 
 class TrainTable(Table):
     """Stage 4: multiple-round training (paper, section on model optimization)."""

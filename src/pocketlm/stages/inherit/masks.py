@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocketlm.errors import RecipeError
 from pocketlm.model.child import Child
 from pocketlm.model.family import tensors_of
 from pocketlm.model.loss import block_losses
@@ -44,11 +43,10 @@ def learn_masks(evidence: Evidence, shape: Shape, table: InheritTable) -> Calibr
     `hidden.mask` (D): how likely each is open, over the whole parent, one where nothing is masked
     and zero in layers that left before. `mask.target`: the shape they were learned for. With
     `mask_weights = "trained"` also the parent as it was trained under them. Holds the parent in
-    memory. Raises `RecipeError` for what does not go with masks.
+    memory. Raises `RecipeError` where the layer pick does.
     """
     if not learns_masks(table):
         return evidence.measured
-    _check_table(table)
     if table.layers == "mask":
         kept_L = tuple(range(evidence.parent.shape.layers))
     else:
@@ -193,11 +191,3 @@ def _renamed(
         layer = None if placed.layer is None else kept_L[placed.layer]
         tensors[placed.row.name.format(layer=layer)] = weights[placed.name].detach().clone()
     return replace(every, tensors=tensors)
-
-
-def _check_table(table: InheritTable) -> None:
-    if table.mask_weights == "trained" and table.norm_energy and table.hidden == "score":
-        raise RecipeError(
-            "[inherit] norm_energy: gains trained under masks fit the narrow stream already; set "
-            "norm_energy = false or mask_weights = 'frozen'"
-        )
