@@ -23,12 +23,14 @@ FloatArray = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 
 def references_for(run: Materials, blocks: Blocks) -> "References":
-    """What `[train]` of this run may ask for; nothing is read or computed before it does."""
+    """What `[train]` of this run may ask for; the parent is read when it is asked."""
     from pocketlm.stages.train import References
+    from pocketlm.stages.train.resample import watches
 
     has_parent = run.inputs.parent is not None
     return References(
-        parent_losses=parent_losses(run, blocks) if has_parent else None, held_out=_held_out(run)
+        parent_losses=parent_losses(run, blocks) if has_parent else None,
+        held_out=_held_out(run) if watches(run.recipe.train) else None,
     )
 
 
@@ -76,8 +78,10 @@ def _narrow_parent(run: Materials) -> Any:
     return inherit(parent, shape, kept_V, rng=np.random.default_rng(0)).network()
 
 
-def _held_out(run: Materials) -> Blocks:
-    """The choosing split, tokenised like the training text; perhaps not one block of it."""
+def _held_out(run: Materials) -> Blocks | None:
+    """The choosing split, tokenised like the training text; None where it is empty."""
+    if not run.made["tokens"].path("choose.ds").stat().st_size:
+        return None
     num_tokens = int(run.made["compact"].scores["vocab_size"].value)
     shard = open_shard(run.made["tokens"].folder, "choose", num_tokens=num_tokens)
     return Blocks(shard.tokens, run.recipe.train.seq_len)

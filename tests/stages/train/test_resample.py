@@ -51,6 +51,7 @@ def test_each_asks_for_what_it_needs(name: str, score: float | None, asks: list[
         ({"rounds": 1}, False, False),
         ({"keep_fraction": 1.0}, False, False),
         ({"resample": "uniform"}, False, False),
+        ({"resample": "uniform", "losses": "recorded"}, False, False),
         ({"losses": "recorded"}, False, True),
         ({"resample": "forgetting"}, True, True),
         ({"resample": "excess-loss", "losses": "recorded"}, False, True),

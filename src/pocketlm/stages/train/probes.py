@@ -13,7 +13,7 @@ import numpy as np
 from pocketlm.corpus.blocks import Blocks, IntArray
 from pocketlm.recipe import TrainTable
 from pocketlm.stages.train.draw import FloatArray
-from pocketlm.stages.train.resample import carries_losses
+from pocketlm.stages.train.resample import watches
 from pocketlm.stages.train.rounds import Round, Trend
 
 _YARDSTICK_BLOCKS = (8, 64)
@@ -59,7 +59,7 @@ def plan_probes(
     blocks spread over the corpus are the yardstick: each is trained once a round, which the trend
     then holds too.
     """
-    if not table.probe_parts and not carries_losses(table):
+    if not watches(table):
         return None
     total, size = first_steps[-1], min(table.probe_blocks, first.size)
     middles = (np.arange(table.probe_parts) + 0.5) / max(1, table.probe_parts) * first.size

@@ -69,6 +69,10 @@ RESAMPLERS: dict[str, Method[Callable[[Evidence], FloatArray | None]]] = {
     "forgetting": Method(forgetting, paper="ours, from what arXiv 2402.02791 observes"),
 }
 
+DRAW = 2
+"""Part of the key of a run that draws: raised where the same losses come to be drawn otherwise, so
+that runs of one round stay what they were."""
+
 _WITHOUT_LOSSES = frozenset({"uniform"})
 _WITH_PARENT = frozenset({"excess-loss"})
 
@@ -81,7 +85,13 @@ def scores_blocks(table: TrainTable) -> bool:
 
 def carries_losses(table: TrainTable) -> bool:
     """Whether losses of earlier steps are compared with later ones, so that the trend matters."""
-    return draws(table) and (table.resample == "forgetting" or table.losses == "recorded")
+    recorded = table.losses == "recorded" and table.resample not in _WITHOUT_LOSSES
+    return draws(table) and (recorded or table.resample == "forgetting")
+
+
+def watches(table: TrainTable) -> bool:
+    """Whether fixed sets of blocks are scored while the child learns."""
+    return table.probe_parts > 0 or carries_losses(table)
 
 
 def draws(table: TrainTable) -> bool:
