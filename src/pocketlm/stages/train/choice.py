@@ -107,8 +107,13 @@ class Choice:
             self._bits[int(name.removeprefix("drawn."))] = tensors.pop(name).numpy()
         if "scores" in tensors:
             self._scores_N = tensors.pop("scores").numpy()
-        self.probes, self.effective_sizes = state["probes"], state["effective_sizes"]
-        self._num_in_pass, self.num_scored, self.num_parent_scored = state["scored"]
+        # A run of one round keeps its key from before these were kept, and so its checkpoints.
+        self.probes, self.effective_sizes = (
+            state.get("probes", []),
+            state.get("effective_sizes", []),
+        )
+        scored = state.get("scored", [0, 0, 0])
+        self._num_in_pass, self.num_scored, self.num_parent_scored = scored
 
     def _now(self, progress: Progress, pause: Callable[[], None]) -> FloatArray:
         if self._table.losses == "recorded":
