@@ -14,6 +14,7 @@ from pocketlm.run_report import (
     run_report,
     verdict,
 )
+from pocketlm.run_report.forgetting import ForgettingNotes, PartCurve, given_back
 from pocketlm.run_report.vocabulary import CoveragePoint, VocabularyNotes
 
 PARTS = {"embedding": 40, "attention": 30, "ffn": 28, "norms": 2, "head": 0}
@@ -124,3 +125,14 @@ def test_the_shape_s_section_says_what_was_chosen_and_why_others_lost() -> None:
     assert "more than 8 layers" in page
     assert "chosen" in shape_lines(notes)[1]
     assert shape_section(None) == []
+
+
+def test_forgetting_is_the_gap_won_and_given_back(full: RunReport) -> None:
+    """Trained at 20 tokens, 0.5 below held-back text right after, half of that lost at the end."""
+    part = PartCurve(20, [5.0, 4.1, 3.0, 2.75])
+    notes = ForgettingNotes([0, 20, 30, 40], [5.0, 4.0, 3.5, 3.0], [part] * 8)
+    assert given_back(notes, part) == pytest.approx((0.1, -0.5, -0.25))
+    html = run_report(dataclasses.replace(full, forgetting=notes))
+    for text in ("part at 20", "held back", "re-scored", "20 tokens", "-0.500", "0.250"):
+        assert text in html, text
+    assert "re-scored" not in run_report(full)

@@ -18,8 +18,8 @@ from pocketlm.stages.inherit.hidden import HIDDEN_CUTS
 from pocketlm.stages.inherit.layers import LAYER_PICKS
 from pocketlm.stages.inherit.neurons import NEURON_SCORES
 from pocketlm.stages.inherit.refit import REFITS
-from pocketlm.stages.train.resample import RESAMPLERS
-from pocketlm.stages.train.schedule import SCHEDULES
+from pocketlm.stages.train.resample import RESAMPLERS, check_parent_losses
+from pocketlm.stages.train.schedule import ROUND_SCHEDULES, SCHEDULES
 
 CHOICES: dict[str, Mapping[str, Method[Any]]] = {
     "compact.select": SELECTORS,
@@ -31,6 +31,7 @@ CHOICES: dict[str, Mapping[str, Method[Any]]] = {
     "inherit.refit": REFITS,
     "train.resample": RESAMPLERS,
     "train.schedule": SCHEDULES,
+    "train.round_schedule": ROUND_SCHEDULES,
     "export.formats": FORMATS,
 }
 
@@ -57,6 +58,7 @@ def check_choices(recipe: Recipe) -> None:
                 f"or give a parent that is a {recipe.family}"
             )
         check_formats(recipe.export.formats, recipe.family)
+    check_parent_losses(recipe.train, has_parent=recipe.parent is not None)
     _check_design(recipe)
     if recipe.device != THIS_MACHINE:  # measuring it takes seconds and decides nothing here
         load_device(recipe.device)

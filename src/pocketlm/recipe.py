@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from pocketlm.design_table import DesignTable as DesignTable
 from pocketlm.design_table import ShapeTable as ShapeTable
+from pocketlm.rounds_table import RoundsTable
 from pocketlm.tables import Table, load_table
 
 
@@ -116,17 +117,9 @@ class InheritTable(Table):
         return self
 
 
-class TrainTable(Table):
+class TrainTable(RoundsTable):
     """Stage 4: multiple-round training (paper, section on model optimization)."""
 
-    rounds: int = Field(default=2, ge=0)
-    """Passes of training; 0 leaves the child as inherited."""
-    keep_fraction: float = Field(default=0.5, gt=0, le=1)
-    """Share of the blocks that each later round reads again (paper: 0.5)."""
-    resample: str = "softmax-loss"
-    """How later rounds choose their blocks: a name of RESAMPLERS."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Divides the losses before exp; 1 is the paper's, smaller makes the choice bite."""
     seq_len: int = Field(default=256, ge=8)
     """Tokens of a block."""
     batch_tokens: int = Field(default=4096, ge=8)
@@ -134,7 +127,7 @@ class TrainTable(Table):
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak rate. Default: the step law at this N and D, at most 3e-3 (docs/4-train.md)."""
     schedule: str = "linear"
-    """Shape of the rate over all rounds together: a name of SCHEDULES."""
+    """Shape of the rate, over all rounds or over each (`round_schedule`): a name of SCHEDULES."""
     warmup_fraction: float = Field(default=0.02, ge=0, le=0.5)
     """Share of the steps that ramp up (paper's release: 0.03)."""
     weight_decay: float = Field(default=0.1, ge=0)
