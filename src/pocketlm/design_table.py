@@ -44,6 +44,9 @@ class DesignTable(Table):
     runtime: Literal["roofline", "transformers"] = "roofline"
     """What the times hold in: the bound of the device's profile, or transformers measured and
     fitted on this machine (half a minute)."""
+    tied: bool | None = None
+    """One matrix for embedding and head, within limits. Default: the parent's; without a parent
+    both are legal and rankers take tied first, which leaves more of a budget to the layers."""
     shape: ShapeTable | None = None
     """An explicit shape instead of a budget."""
     rank: str = "deep-first"
@@ -63,4 +66,6 @@ class DesignTable(Table):
     def _one_of_two(self) -> "DesignTable":
         if self.has_budget and self.shape is not None:
             raise ValueError("give limits (max_params, max_bytes, ...) or shape, not both")
+        if self.tied is not None and not self.has_budget:
+            raise ValueError("tied goes with limits; a shape has shape.tied")
         return self

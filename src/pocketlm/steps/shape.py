@@ -49,6 +49,7 @@ def design_step(run: Materials, files: Path, resume: Path) -> Scores:
             vocab_size=vocab_size,
             family=parent.family if parent else run.recipe.family,
             parent_shape=parent,
+            tied=table.tied,
             rank=table.rank,
             means=Means(
                 budget=budget,
@@ -84,6 +85,7 @@ def decide_shape(recipe: Recipe, vocab_size: int, parent: Shape | None) -> Shape
             vocab_size=vocab_size,
             family=family,
             parent_shape=parent,
+            tied=table.tied,
             rank="deep-first" if slow else table.rank,
         )
     if table.shape is None:

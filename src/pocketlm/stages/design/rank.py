@@ -22,6 +22,7 @@ _FFN_RATIO = 2.77  # paper
 _FFN_RATIOS = (2.0, 4.0)  # of the 1 to 4 the paper tried; ours: 1 would pay for depth with FFN
 _NUM_TIMED = 8
 
+_TIED = Wish("a head of its own beside the embedding", lambda s, f: not s.tied)
 _SPENT = Wish("spends less than 90 % of what the budget buys", lambda s, f: not f.spent)
 _FLOOR = Wish("narrower than 32 x layers", lambda s, f: s.hidden < _MIN_HIDDEN_PER_LAYER * s.layers)
 _SHARE = Wish("a vocabulary above 20 %", lambda s, f: f.vocab_share > _MAX_VOCAB_SHARE)
@@ -43,20 +44,22 @@ _LARGER = Wish("fewer parameters", lambda s, f: -f.params)
 def deep_first(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
     """The deepest shape that spends the budget and stays within the paper's proportions.
 
-    First the budget spent, hidden >= 32 x layers, vocabulary <= 20 %, FFN 2 to 4 x hidden; then
-    the deepest, then full keys and values, then the FFN nearest to 2.77 x hidden, then the largest.
+    First a tied head: a second table pays for no layer. Then the budget spent, hidden >= 32 x
+    layers, vocabulary <= 20 %, FFN 2 to 4 x hidden; then the deepest, then full keys and values,
+    then the FFN nearest to 2.77 x hidden, then the largest.
 
     Depth binds on speed in the paper (20 layers chosen, 40 best). Where a budget of time stops
     depth the floor of width per layer is not needed, and is left out.
     """
     floor = () if means.budget.speed else (_FLOOR,)
-    wishes = (_SPENT, *floor, _SHARE, _FFN, _DEEPER, _OWN_KEYS, _HEADS, _RATIO, _LARGER)
+    wishes = (_TIED, _SPENT, *floor, _SHARE, _FFN, _DEEPER, _OWN_KEYS, _HEADS, _RATIO, _LARGER)
     return in_order(shapes, wishes)
 
 
 def wide_first(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
     """The control of `deep-first`: the same wishes, with width in the place of depth."""
-    return in_order(shapes, (_SPENT, _SHARE, _FFN, _WIDER, _OWN_KEYS, _HEADS, _RATIO, _LARGER))
+    wishes = (_TIED, _SPENT, _SHARE, _FFN, _WIDER, _OWN_KEYS, _HEADS, _RATIO, _LARGER)
+    return in_order(shapes, wishes)
 
 
 def roofline(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
@@ -68,7 +71,7 @@ def roofline(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
     def slower(shape: Shape, facts: Facts) -> float:
         return speed.token_seconds(shape, context)
 
-    wishes = (_SPENT, _SHARE, _FFN, Wish("slower", slower), _HEADS)
+    wishes = (_TIED, _SPENT, _SHARE, _FFN, Wish("slower", slower), _HEADS)
     return [
         ranked(each.shape, speed.tokens_per_s(each.shape, context), "tokens/s predicted", each.why)
         for each in in_order(shapes, wishes)
@@ -100,7 +103,8 @@ def scaling_law(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
     if means.predict_loss is None:
         raise RecipeError("[design] rank = 'scaling-law' needs [design] law, a fitted law's file")
     predict = means.predict_loss
-    wishes = (Wish("a higher predicted loss", lambda s, f: predict(f.params)), _FFN, _DEEPER)
+    loss = Wish("a higher predicted loss", lambda s, f: predict(f.params))
+    wishes = (_TIED, loss, _FFN, _DEEPER)
     return [
         ranked(each.shape, predict(each.params), "predicted loss", each.why)
         for each in in_order(shapes, wishes)
