@@ -114,17 +114,21 @@ def fitted_here() -> Shown:
         "",
         f"transformers, float32: {1e3 * model.token_s:.2f} ms + {1e6 * model.token_layer_s:.0f} us "
         f"a layer + {1e-9 / model.byte_s:.1f} GB/s for a token",
-        f"{'shape':<14} {'measured':>10} {'predicted':>10} {'error':>7} {'spread':>7}  tokens/s",
+        f"{'tokens/s':<14} {'best':>9} {'predicted':>9} {'error':>7} {'median':>9} {'spread':>7} "
+        f"{'prompt ms':>10} {'median':>9}",
     ]
     rows = []
     for timing, error in zip(checked, errors, strict=True):
         shape = f"{timing.shape.layers} x {timing.shape.hidden}"
-        found, said = 1 / timing.token_s, model.tokens_per_s(timing.shape, timing.context)
-        rows.append({"shape": shape, "measured": found, "predicted": said, "error": error,
-                     "spread": timing.spread})  # fmt: skip
+        found, said = timing.as_dict(), model.tokens_per_s(timing.shape, timing.context)
+        rows.append({"shape": shape, "measured": found["tokens_per_s"], "predicted": said,
+                     "error": error, **found})  # fmt: skip
         lines.append(
-            f"{shape:<14} {found:>10.1f} {said:>10.1f} {error:>+7.1%} {timing.spread:>7.2f}"
+            f"{shape:<14} {found['tokens_per_s']:>9.1f} {said:>9.1f} {error:>+7.1%} "
+            f"{found['tokens_per_s_median']:>9.1f} {found['spread']:>7.2f} "
+            f"{found['first_token_ms']:>10.1f} {found['first_token_ms_median']:>9.1f}"
         )
+    lines.append("best of the rounds: the shape's own cost, fitted; median: this machine, as busy")
     lines.append(f"largest error {max(map(abs, errors)):.1%} over {len(errors)} shapes not fitted")
     return {"model": asdict(model), "checked": rows}, lines
 

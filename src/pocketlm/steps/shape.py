@@ -158,6 +158,7 @@ def _ranking(designed: Designed, recipe: Recipe, speed: SpeedModel) -> dict[str,
             "value": each.value,
             "unit": each.unit,
             "why": each.why,
+            "timed": None if each.timing is None else each.timing.as_dict(),
         }
 
     return {

@@ -5,13 +5,14 @@ of 1B), an FFN of about 2.77 x hidden, a vocabulary below 20 % of the parameters
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from pocketlm.errors import RecipeError
 from pocketlm.method import Method
 from pocketlm.model.shape import Shape
-from pocketlm.stages.design.latency import time_shapes
 from pocketlm.stages.design.ranked import Means, Ranked, one_per_depth, ranked
 from pocketlm.stages.design.successive_halving import successive_halving
+from pocketlm.stages.design.timed import time_shapes
 from pocketlm.stages.design.wishes import Facts, Wish, in_order
 
 Ranker = Callable[[Sequence[Shape], Means], list[Ranked]]
@@ -79,13 +80,20 @@ def roofline(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
 
 
 def measured(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
-    """The fastest on this machine of eight depths, each with the shape `deep-first` likes best."""
+    """The fastest on this machine of eight depths, each with the shape `deep-first` likes best.
+
+    By the least of its rounds; medians and spread stand beside it.
+    """
     chosen = one_per_depth(deep_first(shapes, means), _NUM_TIMED)
-    timings = time_shapes(chosen, rng=means.rng)
-    order = sorted(timings, key=lambda timing: timing.token_s)
+    timings = time_shapes(chosen, means.runtime, rng=means.rng)
+    order = sorted(timings, key=lambda timing: timing.token_s.min)
+    best = order[0].token_s.min
     return [
-        ranked(t.shape, 1 / t.token_s, "tokens/s measured",
-               f"{100 * (t.token_s / order[0].token_s - 1):.0f} % slower")
+        replace(
+            ranked(t.shape, 1 / t.token_s.min, "tokens/s measured",
+                   f"{100 * (t.token_s.min / best - 1):.0f} % slower" if t is not order[0] else ""),
+            timing=t,
+        )
         for t in order
     ]  # fmt: skip
 
