@@ -53,6 +53,9 @@ class DesignTable(Table):
     """How legal shapes are ordered: a name of RANKERS."""
     proxy_tokens: int = Field(default=200_000, ge=1)
     """Training tokens of a finalist of `proxy`; the others get a half or a quarter."""
+    proxy_sampler: str = "depths"
+    """Which eight shapes `proxy` trains: a name of PROXY_SAMPLERS. `tpe` and `random` propose
+    layers, FFN ratio and head through Optuna (extra `optuna`)."""
     law: str | None = None
     """File of a fitted loss law for `scaling-law`, relative to the recipe."""
 

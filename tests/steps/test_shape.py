@@ -87,6 +87,7 @@ def test_only_what_decides_a_ranking_makes_it_anew(tiny_recipe: Path, tmp_path: 
     [
         ({"rank": "scaling-law"}, "needs law"),
         ({"weight_format": "q9"}, "weight_format = 'q9': no such format"),
+        ({"rank": "proxy", "proxy_sampler": "tpee"}, "proxy_sampler = 'tpee'.*did you mean 'tpe'"),
         ({"law": "nowhere.json"}, r"law = .*nowhere\.json: no such file"),
         ({"runtime": "transformers"}, "'iphone' is another; take runtime = 'roofline'"),
     ],

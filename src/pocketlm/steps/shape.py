@@ -55,6 +55,7 @@ def design_step(run: Materials, files: Path, resume: Path) -> Scores:
                 budget=budget,
                 rng=run.rng("design"),
                 train=proxy_training(run),
+                proxy_sampler=table.proxy_sampler,
                 predict_loss=_law(run),
             ),
         )

@@ -6,12 +6,14 @@ of 1B), an FFN of about 2.77 x hidden, a vocabulary below 20 % of the parameters
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 
 from pocketlm.errors import RecipeError
-from pocketlm.method import Method
+from pocketlm.method import Method, pick
 from pocketlm.model.shape import Shape
+from pocketlm.stages.design.propose import PROXY_SAMPLERS
 from pocketlm.stages.design.ranked import Means, Ranked, one_per_depth, ranked
-from pocketlm.stages.design.successive_halving import successive_halving
+from pocketlm.stages.design.successive_halving import first_score, successive_halving
 from pocketlm.stages.design.timed import time_shapes
 from pocketlm.stages.design.wishes import Facts, Wish, in_order
 
@@ -99,11 +101,17 @@ def measured(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
 
 
 def proxy(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
-    """The best after a short training: eight depths, successive halving on bits per byte."""
+    """The best after a short training: eight shapes, successive halving on bits per byte.
+
+    Which eight is `proxy_sampler`'s choice; what it learnt from is not trained again.
+    """
     if means.train is None:
         raise RecipeError("[design] rank = 'proxy' trains; it needs a corpus, so use a recipe")
-    chosen = one_per_depth(deep_first(shapes, means), _NUM_TIMED)
-    return successive_halving(chosen, means.train)
+    propose = pick(PROXY_SAMPLERS, means.proxy_sampler, "[design] proxy_sampler")
+    train = cache(means.train)
+    order = deep_first(shapes, means)
+    proposed = propose(order, lambda shape: first_score(shape, train), means.rng)
+    return successive_halving(proposed, train)
 
 
 def scaling_law(shapes: Sequence[Shape], means: Means) -> list[Ranked]:

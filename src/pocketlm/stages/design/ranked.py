@@ -38,6 +38,8 @@ class Means:
     """What `measured` times in."""
     train: Callable[[Shape, float, int], float] | None = None
     """(shape, share of the proxy's tokens, seed) -> bits per byte."""
+    proxy_sampler: str = "depths"
+    """A name of PROXY_SAMPLERS: which shapes `proxy` trains."""
     predict_loss: Callable[[int], float] | None = None
     """Parameters -> loss at the recipe's tokens, by a fitted law."""
 

@@ -53,12 +53,8 @@ def legal_shapes(
     saves = budget.limits_memory_or_time and bool(load_family(family).keys.kv_heads)
     groups = _GROUPS if saves else (1,)
     # Tied first: what is smallest of all is explained where nothing fits.
-    heads = (ceiling.tied,) if parent_shape else (True, False) if tied is None else (tied,)
-    bodies = [
-        replace(body, vocab_size=vocab_size, tied=of_head)
-        for of_head in heads
-        for body in _bodies(ceiling, parent_shape, groups)
-    ]
+    ties = (True, False) if tied is None else (tied,)
+    bodies = [b.with_vocab(vocab_size) for b in _bodies(ceiling, parent_shape, groups, ties)]
     layer_counts = range(1 if parent_shape else 2, ceiling.layers + 1)
     shapes: list[Shape] = []
     stopped: dict[str, int] = {}
@@ -74,8 +70,7 @@ def legal_shapes(
     if not shapes:
         smallest = replace(bodies[0], layers=layer_counts[0], ffn=fill.least_ffn)
         raise explain(smallest, next(limit for limit in bounds if not limit.keeps(smallest)))
-    reach = () if parent_shape is None else _reach(parent_shape, tied)
-    return Space(tuple(shapes), (*reach, *_stops(stopped, len(bodies))))
+    return Space(tuple(shapes), (*_reach(parent_shape, tied), *_stops(stopped, len(bodies))))
 
 
 class _Filler:
@@ -126,10 +121,13 @@ def _open_ceiling(family: str) -> Shape:
     )
 
 
-def _bodies(ceiling: Shape, parent: Shape | None, groups: Sequence[int]) -> Iterator[Shape]:
+def _bodies(
+    ceiling: Shape, parent: Shape | None, groups: Sequence[int], ties: Sequence[bool]
+) -> Iterator[Shape]:
     """Widths and heads, narrowest first; layers and FFN still to be set."""
     if parent is None:
-        yield from _open_bodies(ceiling, groups)
+        for tied in ties:
+            yield from _open_bodies(replace(ceiling, tied=tied), groups)
         return
     hidden_per_head = parent.hidden // parent.heads
     group = parent.heads // parent.kv_heads
@@ -165,7 +163,9 @@ def _headed(parent: Shape, tied: bool | None) -> Shape:
     return headed
 
 
-def _reach(parent: Shape, tied: bool | None) -> tuple[str, ...]:
+def _reach(parent: Shape | None, tied: bool | None) -> tuple[str, ...]:
+    if parent is None:
+        return ()
     other = "untied" if parent.tied else "tied"
     own = "tied to the embedding" if parent.tied else "a matrix of its own"
     why = f"the parent's is {own}" if tied is None else f"tied = {str(tied).lower()}"
