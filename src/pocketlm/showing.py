@@ -113,7 +113,7 @@ def fitted_here() -> Shown:
     lines = [
         "",
         f"transformers, float32: {1e3 * model.token_s:.2f} ms + {1e6 * model.token_layer_s:.0f} us "
-        f"a layer + {1e-9 / model.byte_s:.1f} GB/s for a token",
+        f"a layer + {1e9 * model.row_s:.0f} ns a row + {1e12 * model.byte_s:.0f} ps a byte",
         f"{'tokens/s':<14} {'best':>9} {'predicted':>9} {'error':>7} {'median':>9} {'spread':>7} "
         f"{'prompt ms':>10} {'median':>9}",
     ]

@@ -13,7 +13,8 @@ from pocketlm.stages.design.successive_halving import noise_of, promoted, succes
 from pocketlm.stages.design.timed import TRANSFORMERS, Runtime, time_shapes
 
 SPEED = SpeedModel(runtime="transformers", weight_format="f32", token_s=1e-4, token_layer_s=1e-4,
-                   byte_s=1e-9, prompt_s=1e-4, prompt_layer_s=2e-4, flop_s=1e-11)  # fmt: skip
+                   row_s=2e-7, byte_s=1e-9, prompt_s=1e-4, prompt_layer_s=2e-4,
+                   flop_s=1e-11)  # fmt: skip
 
 
 def plain(layers: int, hidden: int) -> Shape:
@@ -107,7 +108,15 @@ def test_lines_are_found_again_from_their_own_timings() -> None:
     timings = time_shapes(shapes, runtime, rng=np.random.default_rng(0))
     model = fit_speed(timings, runtime)
     assert (model.runtime, model.weight_format) == ("exact", "f32")
-    for name in ("token_s", "token_layer_s", "byte_s", "prompt_s", "prompt_layer_s", "flop_s"):
+    for name in (
+        "token_s",
+        "token_layer_s",
+        "row_s",
+        "byte_s",
+        "prompt_s",
+        "prompt_layer_s",
+        "flop_s",
+    ):
         assert getattr(model, name) == pytest.approx(getattr(SPEED, name), rel=1e-6)
     assert max(map(abs, relative_errors(model, timings))) < 1e-9
 
