@@ -15,6 +15,7 @@ from pocketlm.stages.compact.select import SELECTORS
 from pocketlm.stages.design.propose import PROXY_SAMPLERS, check_sampler
 from pocketlm.stages.design.rank import RANKERS
 from pocketlm.stages.export import FORMATS, check_formats
+from pocketlm.stages.export.llama_cpp_speed import check_llama_cpp
 from pocketlm.stages.inherit.hidden import HIDDEN_CUTS
 from pocketlm.stages.inherit.layers import LAYER_PICKS
 from pocketlm.stages.inherit.neurons import NEURON_SCORES
@@ -74,8 +75,10 @@ def _check_design(recipe: Recipe) -> None:
         raise RecipeError("[design] rank = 'scaling-law' needs law, the file of a fitted law")
     if table.law is not None and not Path(table.law).is_file():
         raise RecipeError(f"[design] law = {table.law}: no such file")
-    if table.runtime == "transformers" and recipe.device != THIS_MACHINE:
+    if table.runtime == "llama.cpp":
+        check_llama_cpp()
+    if table.runtime != "roofline" and recipe.device != THIS_MACHINE:
         raise RecipeError(
-            f"[design] runtime = 'transformers' is timed on this machine, and device = "
+            f"[design] runtime = {table.runtime!r} is timed on this machine, and device = "
             f"{recipe.device!r} is another; take runtime = 'roofline'"
         )

@@ -41,9 +41,10 @@ class DesignTable(Table):
     """New tokens a second at least, one sequence, in `runtime` on `device`."""
     max_first_token_ms: float | None = Field(default=None, gt=0)
     """Milliseconds at most from a prompt of `context` tokens to the first new one."""
-    runtime: Literal["roofline", "transformers"] = "roofline"
-    """What the times hold in: the bound of the device's profile, or transformers measured and
-    fitted on this machine (half a minute)."""
+    runtime: Literal["roofline", "transformers", "llama.cpp"] = "roofline"
+    """What the times hold in: the bound of the device's profile, or a program measured and fitted
+    on this machine (a minute): transformers in float32, or llama.cpp in `weight_format` on one
+    thread (extra `gguf`), which `measured` then times in too."""
     tied: bool | None = None
     """One matrix for embedding and head, within limits. Default: the parent's; without a parent
     both are legal and rankers take tied first, which leaves more of a budget to the layers."""

@@ -34,6 +34,7 @@ from pocketlm.stages.design import (
 )
 from pocketlm.steps.materials import Materials, Scores, read_json, write_json
 from pocketlm.steps.proxy import proxy_training
+from pocketlm.steps.runtimes import timed_runtime
 
 
 def design_step(run: Materials, files: Path, resume: Path) -> Scores:
@@ -54,6 +55,7 @@ def design_step(run: Materials, files: Path, resume: Path) -> Scores:
             means=Means(
                 budget=budget,
                 rng=run.rng("design"),
+                runtime=timed_runtime(table.runtime, table.weight_format),
                 train=proxy_training(run),
                 proxy_sampler=table.proxy_sampler,
                 predict_loss=_law(run),
@@ -121,11 +123,11 @@ def _budget(table: DesignTable, speed: SpeedModel | None) -> Budget:
 
 
 def _speed(run: Materials) -> SpeedModel:
-    """The runtime's lines; `transformers` is timed here, which is the device (`check_choices`)."""
-    recipe = run.recipe
-    if recipe.design.runtime == "transformers":
-        return fit_here(run.rng("speed"))[0]
-    return roofline(load_device(recipe.device), recipe.design.weight_format)
+    """The runtime's lines; what is no roofline is timed here, the device (`check_choices`)."""
+    table = run.recipe.design
+    if table.runtime == "roofline":
+        return roofline(load_device(run.recipe.device), table.weight_format)
+    return fit_here(run.rng("speed"), timed_runtime(table.runtime, table.weight_format))[0]
 
 
 def _law(run: Materials) -> Callable[[int], float] | None:

@@ -12,13 +12,16 @@ from pocketlm.stages.design.latency import SpeedModel, fit_here, roofline
 from pocketlm.stages.design.rank import RANKERS
 from pocketlm.stages.design.ranked import SHORT_LIST, Means, Ranked, ranked
 from pocketlm.stages.design.space import legal_shapes
+from pocketlm.stages.design.timed import TRANSFORMERS, Runtime
 
 __all__ = [
     "RANKERS",
+    "TRANSFORMERS",
     "Budget",
     "Designed",
     "Means",
     "Ranked",
+    "Runtime",
     "SpeedModel",
     "check_shape",
     "design",
