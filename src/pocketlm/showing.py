@@ -144,7 +144,7 @@ def fitted_here(runtime: str) -> Shown:
 
 def _fitted_lines(model: "SpeedModel", rows: Sequence[Mapping[str, Any]]) -> list[str]:
     fixed = f"{1e3 * model.token_s:.2f} ms + {1e6 * model.token_layer_s:.0f} us a layer"
-    read = f"{1e9 * model.row_s:.0f} ns a row + {1e12 * model.byte_s:.0f} ps a byte"
+    read = f"{1e9 * model.output_s:.0f} ns an output + {1e12 * model.byte_s:.0f} ps a byte"
     lines = [
         "",
         f"{model.runtime}, {model.weight_format}: {fixed} + {read} for a token",

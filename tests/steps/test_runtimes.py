@@ -98,7 +98,7 @@ def test_show_says_how_far_the_lines_miss(monkeypatch: pytest.MonkeyPatch) -> No
     assert errors.pop("3 x 640") == pytest.approx(1)
     assert all(abs(error) < 1e-6 for error in errors.values())
     assert table["checked"][0]["tokens_per_s_median"] == pytest.approx(250)
-    assert lines[1].startswith("llama.cpp, q8_0: 0.00 ms + 1000 us a layer + 0 ns a row")
+    assert lines[1].startswith("llama.cpp, q8_0: 0.00 ms + 1000 us a layer + 0 ns an output")
     assert "largest error 100.0% over 12 shapes not fitted" in lines
     with pytest.raises(RecipeError, match=r"--runtime lama\.cpp: .* did you mean 'llama\.cpp'"):
         showing.fitted_here("lama.cpp")

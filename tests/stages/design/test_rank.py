@@ -13,7 +13,7 @@ from pocketlm.stages.design.successive_halving import noise_of, promoted, succes
 from pocketlm.stages.design.timed import TRANSFORMERS, Runtime, time_shapes
 
 SPEED = SpeedModel(runtime="transformers", weight_format="f32", token_s=1e-4, token_layer_s=1e-4,
-                   row_s=2e-7, byte_s=1e-9, prompt_s=1e-4, prompt_layer_s=2e-4,
+                   output_s=2e-7, byte_s=1e-9, prompt_s=1e-4, prompt_layer_s=2e-4,
                    flop_s=1e-11)  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def test_lines_are_found_again_from_their_own_timings() -> None:
     for name in (
         "token_s",
         "token_layer_s",
-        "row_s",
+        "output_s",
         "byte_s",
         "prompt_s",
         "prompt_layer_s",

@@ -1,12 +1,12 @@
 """How fast a shape answers: straight lines in what it reads and computes, fitted or from a profile.
 
-One token:  fixed + layers x per layer + rows x seconds a row + (weights + cache) x seconds a byte
+One token:  fixed + layers x per layer + outputs x each + (weights + cache) x seconds a byte
 A prompt:   fixed + layers x per layer + FLOPs x seconds a FLOP
 
 The first two terms are what a runtime spends on launching work whatever its size; for models of a
-few million parameters they are most of the time. A row of a matrix is one number of a product:
-starting and ending it costs the same however long it is, so narrow matrices take longer for their
-bytes than wide ones (ours; without the term, shapes around 192 wide were predicted too fast). All
+few million parameters they are most of the time. Outputs are the numbers that a layer's products
+make, which are then normed, rotated, activated and added: they grow with width and not with its
+square as bytes do (ours; without the term, shapes around 192 wide were predicted too fast). All
 are fitted to timings on this machine. A device that is only a profile has none of them: its lines
 are the roofline (Williams et al. 2009), an upper bound of speed.
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pocketlm.device import Device
-from pocketlm.model.cost import decode_read_bytes, decode_rows, flops_per_token
+from pocketlm.model.cost import decode_read_bytes, flops_per_token, layer_outputs
 from pocketlm.model.shape import Shape
 from pocketlm.stages.design.timed import TRANSFORMERS, Runtime, Timing, time_shapes
 
@@ -39,8 +39,8 @@ class SpeedModel:
     """Of WEIGHT_FORMATS: what the runtime reads for each token."""
     token_s: float
     token_layer_s: float
-    row_s: float = 0.0
-    """Seconds for each number that a matrix product of a token makes."""
+    output_s: float = 0.0
+    """Seconds for each number that a layer's matrix products make of a token."""
     byte_s: float
     """Seconds for each byte of weights and cache a token reads."""
     prompt_s: float
@@ -53,8 +53,9 @@ class SpeedModel:
     def token_seconds(self, shape: Shape, context: int) -> float:
         """Seconds of one new token after `context` others."""
         fixed = self.token_s + shape.layers * self.token_layer_s
-        rows = self.row_s * decode_rows(shape) if self.row_s else 0.0  # a profile has no such term
-        return fixed + rows + self.byte_s * decode_read_bytes(shape, self.weight_format, context)
+        if self.output_s:  # a profile has no such term
+            fixed += self.output_s * layer_outputs(shape)
+        return fixed + self.byte_s * decode_read_bytes(shape, self.weight_format, context)
 
     def prompt_seconds(self, shape: Shape, num_tokens: int) -> float:
         """Seconds from a prompt of `num_tokens` to the first new token."""
@@ -92,15 +93,15 @@ def fit_speed(timings: Sequence[Timing], runtime: Runtime) -> SpeedModel:
     layers = [float(t.shape.layers) for t in timings]
     read = [float(decode_read_bytes(t.shape, runtime.weight_format, t.context)) for t in timings]
     flops = [t.prompt_tokens * flops_per_token(t.shape, t.prompt_tokens) for t in timings]
-    rows = [float(decode_rows(t.shape)) for t in timings]
-    token = _relative_fit([ones, layers, rows, read], [t.token_s.min for t in timings])
+    outputs = [float(layer_outputs(t.shape)) for t in timings]
+    token = _relative_fit([ones, layers, outputs, read], [t.token_s.min for t in timings])
     prompt = _relative_fit([ones, layers, flops], [t.prompt_s.min for t in timings])
     return SpeedModel(
         runtime=runtime.name,
         weight_format=runtime.weight_format,
         token_s=token[0],
         token_layer_s=token[1],
-        row_s=token[2],
+        output_s=token[2],
         byte_s=token[3],
         prompt_s=prompt[0],
         prompt_layer_s=prompt[1],
