@@ -105,7 +105,13 @@ def test_verdict_without_a_parent() -> None:
 
 
 def test_the_shape_s_section_says_what_was_chosen_and_why_others_lost() -> None:
-    from pocketlm.run_report.shapes import ShapeLine, ShapeNotes, shape_lines, shape_section
+    from pocketlm.run_report.shapes import (
+        ShapeLine,
+        ShapeNotes,
+        TimedLine,
+        shape_lines,
+        shape_section,
+    )
 
     def line(layers: int, why: str) -> ShapeLine:
         return ShapeLine(
@@ -125,6 +131,15 @@ def test_the_shape_s_section_says_what_was_chosen_and_why_others_lost() -> None:
     assert "more than 8 layers" in page
     assert "chosen" in shape_lines(notes)[1]
     assert shape_section(None) == []
+    assert "timed here" not in page
+    timed = TimedLine(tokens_per_s=250, tokens_per_s_median=125, spread=3.5, prompt_tokens=64,
+                      first_token_ms=1.5, first_token_ms_median=1.75,
+                      first_token_spread=2.5)  # fmt: skip
+    replace = dataclasses.replace
+    measured = replace(notes, short_list=[replace(lines[0], timed=timed), lines[1]])
+    page = "".join(shape_section(measured))
+    for shown in ("timed here", "250", "125", "3.50", "1.5", "1.75", "2.50", "prompts of 64"):
+        assert shown in page
 
 
 def test_forgetting_is_the_gap_won_and_given_back(full: RunReport) -> None:

@@ -201,7 +201,7 @@ def _design_seconds(recipe: Recipe, flops: float, rate: float) -> float:
     seconds = _FIXED_SECONDS["design"]
     if not table.has_budget:
         return seconds
-    if table.runtime == "transformers":
+    if table.runtime != "roofline":
         seconds += _FIT_SECONDS
     if table.rank == "measured":
         seconds += _FIT_SECONDS / 2

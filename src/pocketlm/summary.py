@@ -21,7 +21,7 @@ from pocketlm.run_report import (
     StageLine,
 )
 from pocketlm.run_report.forgetting import ForgettingNotes, PartCurve
-from pocketlm.run_report.shapes import ShapeLine, ShapeNotes
+from pocketlm.run_report.shapes import ShapeLine, ShapeNotes, TimedLine
 from pocketlm.run_report.vocabulary import CoveragePoint, VocabularyNotes
 from pocketlm.runs import Run
 from pocketlm.units import show_bytes, show_count
@@ -71,8 +71,13 @@ def shape_notes(artifact: Artifact) -> ShapeNotes | None:
         return None
     found = _read(artifact, "ranking.json")
     for key in ("short_list", "frontier"):
-        found[key] = [ShapeLine(**line) for line in found[key]]
+        found[key] = [_shape_line(line) for line in found[key]]
     return ShapeNotes(**found)
+
+
+def _shape_line(line: dict[str, Any]) -> ShapeLine:
+    timed = line.pop("timed", None)
+    return ShapeLine(**line, timed=TimedLine(**timed) if timed else None)
 
 
 def forgetting_notes(artifact: Artifact) -> ForgettingNotes | None:
