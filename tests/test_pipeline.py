@@ -168,6 +168,38 @@ def test_another_size_and_score_cost_no_new_calibration(tiny_recipe: Path, tmp_p
     assert again.artifacts["inherit"].manifest["files"] == kept
 
 
+def test_masks_are_learned_once_for_a_shape(tiny_recipe: Path, tmp_path: Path) -> None:
+    """What is done with them later costs no new ones; another shape, step or draw does."""
+
+    def changed(**changes: Any) -> Recipe:
+        keys = {key.replace("__", "."): value for key, value in changes.items()}
+        masked = {
+            "inherit.neurons": "mask",
+            "inherit.mask_steps": 3,
+            "inherit.mask_weights": "trained",
+            "inherit.calibration_blocks": 8,
+        }
+        return load_recipe(tiny_recipe, changes={**masked, **keys})
+
+    run = make(changed(), out=tmp_path, until="inherit")
+    files = run.artifacts["calibration"].manifest["files"]
+    assert {"hidden.mask.npy", "mask.target.npy", "trained/model.safetensors"} <= set(files)
+    again = make(changed(name="other", inherit__refit="output"), out=tmp_path, until="inherit")
+    assert again.reused == ALL - MADE_FROM_INHERIT
+    redone = make(changed(), out=tmp_path, until="inherit", redo="calibration")
+    assert (
+        redone.artifacts["inherit"].manifest["files"] == run.artifacts["inherit"].manifest["files"]
+    )
+    for other in (
+        {"design__max_params": 14_000},
+        {"inherit__mask_steps": 4},
+        {"inherit__mask_weights": "frozen"},
+        {"seed": 1},
+    ):
+        steps = plan(changed(name="other", **other), out=tmp_path)
+        assert "calibration" not in {step.stage for step in steps if step.reused}, other
+
+
 def test_every_part_of_inherit_from_a_recipe(tiny_recipe: Path, tmp_path: Path) -> None:
     changes = {
         "inherit.layers": "greedy",

@@ -125,7 +125,8 @@ class MaskedNetwork:
             # The stream is masked where it is written; queries and keys are not.
             left = inputs[0] if axis == "hidden" else inputs[0] * gate
             if centres:
-                left = left + (1 - gate) * (left.sum(-1, keepdim=True) / gate.sum(-1, keepdim=True))
+                mean_BT1 = left.sum(-1, keepdim=True) / gate.sum(-1, keepdim=True).clamp_min(1e-6)
+                left = left + (1 - gate) * mean_BT1
             return (left / _root_share(gate),)
 
         def after(_: Any, __: Any, output: "torch.Tensor") -> "torch.Tensor":
@@ -134,7 +135,8 @@ class MaskedNetwork:
                 return output
             if bias is None:
                 return output * _root_share(gate)
-            return ((output - bias) * _root_share(gate) + bias) * gate
+            mended: torch.Tensor = ((output - bias) * _root_share(gate) + bias) * gate
+            return mended
 
         norm.register_forward_pre_hook(before)
         norm.register_forward_hook(after)
