@@ -19,8 +19,8 @@ START = 2.5  # ours: nearly open, and not so far from closing that no draw close
 RAMP = 0.5  # share of the steps in which the target comes down from all units
 MULTIPLIER_RATE = 1.0
 # Of lambda_2, ours: with none the multipliers still climb when the target is reached, and overshoot
-# (docs/3-inherit.md); a gap of a tenth then costs about what the first nat of loss does.
-FIRST_SQUARE = 20.0
+# (docs/3-inherit.md); a gap of a tenth then pulls with 10, near where lambda_1 ends on the demo.
+FIRST_SQUARE = 50.0
 
 
 class AxisGates:
