@@ -197,6 +197,7 @@ def lose_a_shard(folder: Path) -> None:
 
 
 def climb(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
     text = json.dumps({"weight_map": {EMBEDDING: "../secret.safetensors"}})
     (folder / "model.safetensors.index.json").write_text(text)
 

@@ -76,13 +76,13 @@ def _train_blocks(run: Materials) -> Blocks:
 def inherit_step(run: Materials, files: Path, resume: Path) -> Scores:
     """Cut the child out of the parent, or draw it at random where the recipe says so."""
     from pocketlm.model.start import STARTS, base_config
-    from pocketlm.stages.inherit import inherit
+    from pocketlm.stages.inherit import inherit_unread
 
     recipe, shape, tokenizer = run.recipe, run.shape(), run.tokenizer()
     parent = None if run.inputs.parent is None else open_checkpoint(run.inputs.parent)
     if recipe.start == "parent":
         assert parent is not None  # the recipe's own check
-        child = inherit(
+        child = inherit_unread(
             parent,
             shape,
             np.load(run.made["compact"].path("kept_V.npy")),

@@ -32,6 +32,7 @@ __all__ = [
     "Calibration",
     "Evidence",
     "inherit",
+    "inherit_unread",
     "learn_masks",
     "learns_masks",
     "measure",
@@ -56,6 +57,27 @@ def inherit(
     look at text; `settings`: keys of `[inherit]`. Raises `RecipeError` for a wrong setting or a
     shape the parent does not contain, `ParentError` for token ids its embedding does not have,
     `CorpusError` for too little text.
+    """
+    return inherit_unread(
+        parent, shape, kept_V, rng=rng, calibration=calibration, progress=progress, **settings
+    ).held()
+
+
+def inherit_unread(
+    parent: Checkpoint,
+    shape: Shape,
+    kept_V: Indices,
+    *,
+    rng: np.random.Generator,
+    calibration: Blocks | Calibration | None = None,
+    progress: Progress = SILENT,
+    **settings: Any,
+) -> Child:
+    """What `inherit` returns, for `save_child`: no tensor is read before it is written.
+
+    Only `hidden = "rotate"` and `refit` hold the child. Where nothing but the cut decides its
+    numbers it has the parent's dtype, of which float32 is an exact copy. A tensor with nan or inf
+    raises `ParentError` when it is read.
     """
     table = build_table(InheritTable, settings, "[inherit]")
     score = pick(NEURON_SCORES, table.neurons, "[inherit] neurons")

@@ -5,7 +5,8 @@ middle is redundant. A child deeper than its parent gets every layer, some of th
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from pocketlm.model.child import Child
 from pocketlm.model.family import tensors_of
 from pocketlm.stages.inherit.evidence import Evidence
 from pocketlm.stages.inherit.greedy import greedy
+
+if TYPE_CHECKING:
+    import torch
 
 _END_RUN = 3  # paper: the first two or three layers and the last few are critical
 
@@ -103,13 +107,19 @@ def silence_copies(child: Child, kept_L: Sequence[int]) -> Child:
     Their output matrices are zero, as LLaMA Pro grows depth (arXiv 2401.02415, section 3.2), so
     the grown child computes what its parent does and the copies learn from there.
     """
-    tensors = dict(child.tensors)
+    silent = {}
     for placed in tensors_of(child.shape):
         layer, row = placed.layer or 0, placed.row
         is_copy = layer > 0 and kept_L[layer] == kept_L[layer - 1]
         if is_copy and row.part != "norms" and row.axes[0] == "hidden":
-            tensors[placed.name] = tensors[placed.name].new_zeros(placed.dims)
-    return replace(child, tensors=tensors)
+            silent[placed.name] = partial(_zeros, placed.dims, child.dtype)
+    return child.changed(silent) if silent else child
+
+
+def _zeros(dims: tuple[int, ...], dtype: str) -> "torch.Tensor":
+    import torch
+
+    return torch.zeros(dims, dtype=getattr(torch, dtype))
 
 
 def _listed(kept_L: tuple[int, ...], num_parent: int, num_child: int) -> tuple[int, ...]:

@@ -59,16 +59,24 @@ def weight_norm(evidence: Evidence, kept_L: Sequence[int], *, power: int) -> Sco
     float64, so neither the order nor the dtype of the file changes a choice.
     """
     parent = evidence.parent
-    sums = (
-        (placed, axis_sums(parent.read(placed.name), _rows(placed, evidence.kept_V), power))
-        for placed in _scored_tensors(parent, kept_L)
-    )
-    total = by_unit(parent.shape, kept_L, sums)
+    total = by_unit(parent.shape, kept_L, _power_sums(evidence, kept_L, power))
     return Scores(
         ffn=tuple(ffn_F ** (1 / power) for ffn_F in total.ffn),
         heads=tuple(heads_H ** (1 / power) for heads_H in total.heads),
         hidden=total.hidden ** (1 / power),
     )
+
+
+def _power_sums(
+    evidence: Evidence, kept_L: Sequence[int], power: int
+) -> Iterator[tuple[Placed, list[Importance]]]:
+    import torch
+
+    for placed in _scored_tensors(evidence.parent, kept_L):
+        rows = _rows(placed, evidence.kept_V)
+        along = axis_sums(evidence.parent.read(placed.name), rows, power)
+        evidence.parent.check_finite(placed.name, torch.from_numpy(along[0]))
+        yield placed, along
 
 
 def by_unit(

@@ -33,7 +33,7 @@ def whole_parent(
         kv_heads=tuple(np.arange(shape.kv_heads) for _ in layers),
         hidden=np.arange(shape.hidden),
     )
-    return cut(parent, shape, layers, kept_V, every)
+    return cut(parent, shape, layers, kept_V, every).held()
 
 
 def whole_bytes(parent: Checkpoint, kept_V: Indices, seq_len: int, *, copies: int = 1) -> int:
