@@ -23,9 +23,9 @@ from pocketlm.stages.inherit import inherit_unread
 
 def main(parent: str, out: str, shape_json: str, neurons: str) -> None:
     """Cut, write, print."""
-    assert transformers.AutoConfig  # lazy: this imports what the cut will use
+    transformers.AutoConfig.for_model("llama")  # imports what the cut will use
     shape = Shape(**json.loads(Path(shape_json).read_text()))
-    started = time.monotonic()
+    started, cpu = time.monotonic(), time.process_time()
     child = inherit_unread(
         open_checkpoint(parent),
         shape,
@@ -35,13 +35,14 @@ def main(parent: str, out: str, shape_json: str, neurons: str) -> None:
     )
     scored = time.monotonic()
     save_child(child, Path(out))
-    written = time.monotonic()
+    written, written_cpu = time.monotonic(), time.process_time()
     for path in Path(out).iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
     numbers = {
         "score_s": scored - started,
         "total_s": written - started,
+        "cpu_s": written_cpu - cpu,
         "sync_s": time.monotonic() - written,
         "peak_mb": _peak_bytes() / 1e6,
     }

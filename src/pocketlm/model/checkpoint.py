@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from pocketlm.errors import ParentError, RecipeError
 from pocketlm.model.child import Child
 from pocketlm.model.family import Family, Placed, family_names, load_family, tensors_of
@@ -20,6 +23,7 @@ from pocketlm.model.weight_files import (
     SHARD_BYTES,
     StoredTensor,
     read_json,
+    read_rows,
     weight_files,
     whole_folder,
     write_weights,
@@ -39,9 +43,9 @@ class Checkpoint:
     folder: Path
     config: Mapping[str, Any]
     shape: Shape
-    stored: Mapping[str, tuple[Path, str]]
-    """Tensor name -> file and the name it has there; a tied pair may be stored under either."""
-    dtype: str
+    stored: Mapping[str, tuple[Path, StoredTensor]]
+    """Tensor name -> file and what it is there; a tied pair may be stored under either name."""
+    dtype: str = "float32"
     """What a child cut out of it is stored as without loss: bfloat16 or float16 where every tensor
     is that, float32 otherwise."""
 
@@ -59,10 +63,26 @@ class Checkpoint:
         """One tensor as stored (dtype and shape), mapped from its file."""
         from safetensors import safe_open
 
-        path, stored_name = self.stored[name]
+        path, stored = self.stored[name]
         with safe_open(path, framework="pt") as tensors:
-            tensor: torch.Tensor = tensors.get_tensor(stored_name)
+            tensor: torch.Tensor = tensors.get_tensor(stored.name)
         return tensor
+
+    def windows(
+        self, name: str, rows_R: npt.NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[npt.NDArray[np.int64], "torch.Tensor"]]:
+        """The rows `rows_R` of a tensor (all by default) as stored, some MiB of the file at a time.
+
+        Gives which of `rows_R` they are, and the rows, which are gone at the next step. Rows come
+        as they lie in the file, and parts of the file without any are not read.
+        """
+        import torch
+
+        path, stored = self.stored[name]
+        dtype = getattr(torch, _DTYPES[stored.dtype])
+        rows_R = np.arange(stored.dims[0]) if rows_R is None else rows_R
+        for places, bits in read_rows(path, stored, rows_R):
+            yield places, torch.from_numpy(bits).view(dtype)
 
     def check_finite(self, name: str, numbers: "torch.Tensor") -> None:
         """Raise `ParentError` if `numbers`, made from the tensor `name`, hold nan or inf."""
@@ -100,11 +120,11 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
         tensor.name: (file.path, tensor) for file in weight_files(folder) for tensor in file.tensors
     }
     stored = _match(folder, family, shape, files)
-    dtypes = {files[name][1].dtype for _, name in stored.values()}
+    dtypes = {tensor.dtype for _, tensor in stored.values()}
     dtype = _DTYPES[dtypes.pop()] if dtypes in ({"BF16"}, {"F16"}) else "float32"
     checkpoint = Checkpoint(folder=folder, config=config, shape=shape, stored=stored, dtype=dtype)
     for head in _head_names(family) if shape.tied else ():
-        if head in files and stored[family.embedding][1] != head:
+        if head in files and stored[family.embedding][1].name != head:
             _check_tied_pair(checkpoint, files[head][0], head, family.embedding)
     return checkpoint
 
@@ -206,14 +226,14 @@ def _match(
     family: Family,
     shape: Shape,
     files: Mapping[str, tuple[Path, StoredTensor]],
-) -> dict[str, tuple[Path, str]]:
+) -> dict[str, tuple[Path, StoredTensor]]:
     """Where each tensor of the model is; every stored tensor must have its place."""
-    stored: dict[str, tuple[Path, str]] = {}
+    stored: dict[str, tuple[Path, StoredTensor]] = {}
     for placed in tensors_of(shape):
         found = next((name for name in _file_names(placed, family, shape) if name in files), None)
         if found is None:
             raise ParentError(f"{folder}: tensor {placed.stored} {_dims(placed.dims)} is missing")
-        path, tensor = files[found]
+        _, tensor = files[found]
         if tensor.dims != placed.dims:
             raise ParentError(
                 f"{folder}: tensor {found} is {_dims(tensor.dims)}; "
@@ -223,8 +243,8 @@ def _match(
             raise ParentError(
                 f"{folder}: tensor {found} is {tensor.dtype}; it may be {', '.join(_DTYPES)}"
             )
-        stored[placed.name] = (path, found)
-    known = {*(found for _, found in stored.values()), *_ignored(family, shape)}
+        stored[placed.name] = files[found]
+    known = {*(tensor.name for _, tensor in stored.values()), *_ignored(family, shape)}
     known |= {*_head_names(family)} if shape.tied else set()
     for name in sorted(files.keys() - known):
         raise ParentError(

@@ -16,12 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from pocketlm.errors import OutputError, ParentError
 from pocketlm.units import show_bytes
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 CHUNK_BYTES = 8 << 20
+WINDOW_VALUES = 1 << 22
 SHARD_BYTES = 2 * 10**9
 """Of one file's tensors at most, where no tensor alone is larger."""
 
@@ -184,6 +188,32 @@ def read_chunks(path: Path, offset: int, num_bytes: int) -> Iterator[bytes]:
                 raise ParentError(f"{path}: cut short while it was read")
             num_bytes -= len(chunk)
             yield chunk
+
+
+def read_rows(
+    path: Path, tensor: StoredTensor, rows_R: npt.NDArray[np.int64]
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]:
+    """The rows `rows_R` of a tensor in `path`, as whole numbers of its width, window by window.
+
+    Gives the places in `rows_R` of those that lie in a window, in the order of the file, and the
+    rows themselves; the next window is read over them. Windows without any are passed over.
+    """
+    values = math.prod(tensor.dims[1:])
+    width = tensor.num_bytes // (values * tensor.dims[0])
+    per_window = max(1, WINDOW_VALUES // values)
+    order_R = np.argsort(rows_R, kind="stable")
+    cuts = np.flatnonzero(np.diff(rows_R[order_R] // per_window)) + 1
+    buffer = np.empty((min(per_window, tensor.dims[0]), *tensor.dims[1:]), f"<i{width}")
+    with path.open("rb", buffering=0) as file:
+        for places_W in np.split(order_R, cuts):
+            first, last = rows_R[places_W[0]], rows_R[places_W[-1]]
+            window = buffer[: last + 1 - first]
+            file.seek(tensor.offset + int(first) * values * width)
+            if file.readinto(window.reshape(-1).view(np.uint8).data) != window.nbytes:
+                raise ParentError(f"{path}: cut short while it was read")
+            kept_W = rows_R[places_W] - first
+            every = np.array_equal(kept_W, np.arange(len(window)))
+            yield places_W, window if every else window.take(kept_W, axis=0)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -77,8 +77,20 @@ def _take(parent: Checkpoint, name: str, indices: Sequence[Indices]) -> "torch.T
     """A copy of the entries at `indices` of each axis of a parent's tensor."""
     import torch
 
-    tensor = parent.read(name)
-    for axis, kept in enumerate(indices):
-        tensor = tensor.index_select(axis, torch.from_numpy(kept))
-    parent.check_finite(name, tensor)
-    return tensor.to(getattr(torch, parent.dtype))
+    dtype = getattr(torch, parent.dtype)
+    kept = torch.empty([index.size for index in indices], dtype=dtype)
+    for places, rows in parent.windows(name, indices[0]):
+        entries = rows if rows.ndim == 1 else _columns(rows, indices[1])
+        parent.check_finite(name, entries)
+        kept[torch.from_numpy(places)] = entries.to(dtype)
+    return kept
+
+
+def _columns(rows: "torch.Tensor", columns: Indices) -> "torch.Tensor":
+    """As `index_select`, which takes three times as long for bfloat16."""
+    import torch
+
+    if columns.size == rows.shape[1]:
+        return rows  # they ascend, so they are all there are
+    bits = rows.view(getattr(torch, f"int{8 * rows.element_size()}")).numpy()
+    return torch.from_numpy(bits.take(columns, axis=1)).view(rows.dtype)

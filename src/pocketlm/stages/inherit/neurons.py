@@ -70,12 +70,19 @@ def weight_norm(evidence: Evidence, kept_L: Sequence[int], *, power: int) -> Sco
 def _power_sums(
     evidence: Evidence, kept_L: Sequence[int], power: int
 ) -> Iterator[tuple[Placed, list[Importance]]]:
+    """sum |w|^power along the axes of each tensor that counts, one window of it in memory."""
     import torch
 
-    for placed in _scored_tensors(evidence.parent, kept_L):
-        rows = _rows(placed, evidence.kept_V)
-        along = axis_sums(evidence.parent.read(placed.name), rows, power)
-        evidence.parent.check_finite(placed.name, torch.from_numpy(along[0]))
+    parent = evidence.parent
+    for placed in _scored_tensors(parent, kept_L):
+        rows_V = evidence.kept_V if placed.row.axes[0] == "vocab" else np.arange(placed.dims[0])
+        along = [np.zeros(rows_V.size), *(np.zeros(size) for size in placed.dims[1:])]
+        for places, rows in parent.windows(placed.name, rows_V):
+            sums = axis_sums(rows, power)
+            along[0][places] = sums[0]
+            if placed.dims[1:]:
+                along[1] += sums[1]
+        parent.check_finite(placed.name, torch.from_numpy(along[0]))
         yield placed, along
 
 
@@ -197,10 +204,6 @@ def _measured(evidence: Evidence, kept_L: Sequence[int], name: str) -> Scores:
     )
 
 
-def _rows(placed: Placed, kept_V: Indices) -> Indices | None:
-    return kept_V if placed.row.axes[0] == "vocab" else None
-
-
 def _scored_tensors(parent: Checkpoint, kept_L: Sequence[int]) -> Iterator[Placed]:
     kept = set(kept_L)
     for placed in tensors_of(parent.shape):
@@ -208,18 +211,17 @@ def _scored_tensors(parent: Checkpoint, kept_L: Sequence[int]) -> Iterator[Place
             yield placed
 
 
-def axis_sums(tensor: "torch.Tensor", rows_V: Indices | None, power: int) -> list[Importance]:
+def axis_sums(tensor: "torch.Tensor", power: int) -> list[Importance]:
     """sum |w|^power for each index of each axis, float64, a chunk of rows at a time."""
     import torch
 
-    rows = torch.arange(tensor.shape[0]) if rows_V is None else torch.from_numpy(rows_V)
     if tensor.ndim == 1:
-        return [_powers(tensor[rows], power).numpy()]
-    row_sums = torch.zeros(rows.numel(), dtype=torch.float64)
+        return [_powers(tensor, power).numpy()]
+    row_sums = torch.zeros(tensor.shape[0], dtype=torch.float64)
     column_sums = torch.zeros(tensor.shape[1], dtype=torch.float64)
     step = max(1, _CHUNK_VALUES // tensor.shape[1])
-    for start in range(0, rows.numel(), step):
-        chunk = _powers(tensor[rows[start : start + step]], power)
+    for start in range(0, tensor.shape[0], step):
+        chunk = _powers(tensor[start : start + step], power)
         row_sums[start : start + step] = chunk.sum(1)
         column_sums += chunk.sum(0)
     return [row_sums.numpy(), column_sums.numpy()]
