@@ -68,6 +68,12 @@ class Checkpoint:
             tensor: torch.Tensor = tensors.get_tensor(stored.name)
         return tensor
 
+    def read_finite(self, name: str) -> "torch.Tensor":
+        """As `read`; raises `ParentError` where the tensor holds nan or inf."""
+        tensor = self.read(name)
+        self.check_finite(name, tensor)
+        return tensor
+
     def windows(
         self, name: str, rows_R: npt.NDArray[np.int64] | None = None
     ) -> Iterator[tuple[npt.NDArray[np.int64], "torch.Tensor"]]:

@@ -138,7 +138,9 @@ class Walker:
 
 def parent_walker(evidence: Evidence) -> Walker:
     parent, ids_NT = evidence.parent, evidence.measured.ids_NT1[:, :-1]
-    return Walker(embed(parent, evidence.kept_V[ids_NT]), OneLayer(parent.config, parent.read))
+    return Walker(
+        embed(parent, evidence.kept_V[ids_NT]), OneLayer(parent.config, parent.read_finite)
+    )
 
 
 def _goals(theirs: Walker, layer: int, made: Cut, num_parent: int) -> "dict[str, torch.Tensor]":
