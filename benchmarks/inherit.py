@@ -4,8 +4,8 @@ A parent of Llama-2-7B's shape (random bfloat16 in shards, written here and remo
 of the 1B Pro shape of recipes/paper, every token kept; `--quick` halves a parent of 1.1B. `cut`
 draws its units at random, `l2` scores every kept tensor first. Cold: the files are dropped from the
 page cache before each read and each cut; warm (not in `--quick`): right after another read.
-`peak_over_child_mb` and `time_over_read` are the larger of both arms, cold. CPU seconds stand beside
-the seconds, since those swing with whatever else a machine does.
+`peak_over_child_mb` and `time_over_read` are the larger of both arms, cold. CPU seconds stand
+beside the seconds, since those swing with whatever else a machine does.
 """
 
 import json

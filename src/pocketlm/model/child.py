@@ -58,10 +58,6 @@ class Child:
 
         yield np.arange(rows_R.size), self.tensors[name][torch.from_numpy(rows_R)]
 
-    def read(self, name: str) -> "torch.Tensor":
-        """One tensor, as an opened checkpoint gives it."""
-        return self.tensors[name]
-
     def check_finite(self, name: str, numbers: "torch.Tensor") -> None:
         """Raise `StageError` if `numbers`, made from the tensor `name`, hold nan or inf."""
         if not numbers.isfinite().all():

@@ -73,7 +73,7 @@ def _entries_of_heads(heads_H: Indices, width: int) -> Indices:
     return (heads_H[:, None] * width + np.arange(width)).reshape(-1)
 
 
-def _take(parent: Checkpoint, name: str, indices: Sequence[Indices]) -> "torch.Tensor":
+def _take(parent: Checkpoint | Child, name: str, indices: Sequence[Indices]) -> "torch.Tensor":
     """A copy of the entries at `indices` of each axis of a parent's tensor."""
     import torch
 
