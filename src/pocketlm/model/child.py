@@ -53,7 +53,7 @@ class Child:
     def windows(
         self, name: str, rows_R: npt.NDArray[np.int64]
     ) -> "Iterator[tuple[npt.NDArray[np.int64], torch.Tensor]]":
-        """The rows `rows_R` of a tensor, as an opened checkpoint gives them, all at once."""
+        """The rows `rows_R` of a tensor and which they are, as `Checkpoint.windows` gives them."""
         import torch
 
         yield np.arange(rows_R.size), self.tensors[name][torch.from_numpy(rows_R)]
@@ -61,7 +61,7 @@ class Child:
     def check_finite(self, name: str, numbers: "torch.Tensor") -> None:
         """Raise `StageError` if `numbers`, made from the tensor `name`, hold nan or inf."""
         if not numbers.isfinite().all():
-            raise StageError(f"{name} holds nan or inf after training; lower the learning rate")
+            raise StageError(f"tensor {name} holds nan or inf: its training broke")
 
     def held(self) -> "Child":
         """The same child with every tensor in memory, float32."""
