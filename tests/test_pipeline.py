@@ -134,9 +134,23 @@ def test_only_what_a_change_touches_is_made(
     assert reused(seed=1) == ALL - {"train", "evaluate", "export"}
     assert reused(evaluate__sample_tokens=3) == ALL - {"evaluate"}
     assert reused(inherit__neurons="l1") == ALL - MADE_FROM_INHERIT
-    assert reused(inherit__calibration_blocks=7) == ALL  # `l2` looks at no text
-    assert reused(inherit__neurons="energy") == ALL - MADE_FROM_INHERIT - {"calibration"}
+    assert reused(inherit__neurons="energy") == ALL - MADE_FROM_INHERIT  # as measured for `auto`
+    recalibrated = ALL - MADE_FROM_INHERIT - {"calibration"}
+    assert reused(inherit__calibration_blocks=7) == recalibrated
+    assert reused(inherit__neurons="taylor") == recalibrated
     assert reused(corpus__max_bytes=30_000) == set()
+
+
+def test_methods_without_text_need_no_calibration(tiny_recipe: Path) -> None:
+    data_free = {"neurons": "l2", "hidden": "score", "norm_energy": False, "refit": "none"}
+    changes = {f"inherit.{key}": value for key, value in data_free.items()}
+
+    def keys(**more: Any) -> dict[str, str]:
+        recipe = load_recipe(tiny_recipe, changes={**changes, **more})
+        return {step.stage: step.key for step in plan(recipe)}
+
+    assert keys(**{"inherit.calibration_blocks": 7}) == keys()
+    assert keys(**{"inherit.neurons": "energy"})["calibration"] != keys()["calibration"]
 
 
 def test_another_size_and_score_cost_no_new_calibration(tiny_recipe: Path, tmp_path: Path) -> None:

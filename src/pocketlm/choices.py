@@ -39,6 +39,12 @@ CHOICES: dict[str, Mapping[str, Method[Any]]] = {
 }
 
 
+_OUTSIDE_THE_TABLES = {
+    ("inherit.start", "parent"),
+    *((key, "auto") for key in ("inherit.neurons", "inherit.hidden", "inherit.refit")),
+}
+
+
 def check_choices(recipe: Recipe) -> None:
     """Raise `RecipeError` for the first name of `recipe` that is in no table.
 
@@ -51,7 +57,7 @@ def check_choices(recipe: Recipe) -> None:
         names = value if isinstance(value, tuple) else (value,)
         for name in names:
             listed = key == "inherit.layers" and isinstance(name, int)
-            if not listed and (key, name) != ("inherit.start", "parent"):
+            if not listed and (key, name) not in _OUTSIDE_THE_TABLES:
                 pick(table, name, f"[{stage}] {field}")
     family = load_family(recipe.family)
     if recipe.parent is None:

@@ -33,7 +33,7 @@ _COUNT_BYTES_PER_S = 8e6
 _READ_BYTES_PER_S = 1.5e6  # tokenise, one core
 _FIT_SECONDS = 40.0  # twenty shapes timed
 _FIXED_SECONDS = {"compact": 8.0, "design": 1.0, "inherit": 8.0, "evaluate": 15.0, "export": 20.0}
-_CALIBRATION_SECONDS = 10.0  # of a small parent on the default blocks; nothing if none is read
+_PASSES = 4  # over the calibration blocks at most: statistics, norms, refit (parent and child)
 
 
 @dataclass(frozen=True)
@@ -181,18 +181,17 @@ def _stage_seconds(
 
 
 def _calibration_seconds(recipe: Recipe, inputs: Inputs, shape: Shape, rate: float) -> float:
-    """A pass or two over the parent, and the steps of masks, which run the parent both ways."""
-    table = recipe.inherit
-    if not needs_blocks(table):
+    """Passes over the parent, and the steps of masks, which run it both ways."""
+    table, seq_len = recipe.inherit, recipe.train.seq_len
+    if recipe.start != "parent" or not needs_blocks(table):
         return 0.0
-    if not learns_masks(table):
-        return _CALIBRATION_SECONDS
     parent = shape
     if inputs.parent is not None and inputs.parent.is_dir():
         parent = open_checkpoint(inputs.parent).shape
-    tokens = table.mask_steps * BATCH_BLOCKS * recipe.train.seq_len
-    flops = 3 * flops_per_token(parent, recipe.train.seq_len)
-    return _CALIBRATION_SECONDS + flops * tokens / rate
+    passes = _PASSES * table.calibration_blocks
+    if learns_masks(table):
+        passes += 3 * table.mask_steps * BATCH_BLOCKS
+    return 5.0 + flops_per_token(parent, seq_len) * passes * seq_len / rate
 
 
 def _design_seconds(recipe: Recipe, flops: float, rate: float) -> float:

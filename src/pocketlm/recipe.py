@@ -86,15 +86,18 @@ class InheritTable(Table):
     layers: str | tuple[int, ...] = "ends"
     """Which layers stay: a name of LAYER_PICKS, or the parent's layer (from 0) for each of the
     child's, in any order and more than once."""
-    neurons: str = "l2"
+    neurons: str = "auto"
     """How heads, FFN neurons and, with `hidden = "score"`, channels are scored: a name of
-    NEURON_SCORES."""
-    hidden: str = "score"
-    """How the residual stream is narrowed: a name of HIDDEN_CUTS."""
-    norm_energy: bool = False
-    """Rescale each RMSNorm by the share of the stream's energy that stays, sqrt(rho D / K)."""
-    refit: str = "none"
-    """How output matrices are fitted anew on text after the cut: a name of REFITS."""
+    NEURON_SCORES. `auto`: `energy`."""
+    hidden: str = "auto"
+    """How the residual stream is narrowed: a name of HIDDEN_CUTS. `auto`: `rotate` where the
+    parent's family can be rotated, else `score`."""
+    norm_energy: bool | Literal["auto"] = "auto"
+    """Rescale each RMSNorm by the share of the stream's energy that stays, sqrt(rho D / K). `auto`:
+    where the family can be rotated."""
+    refit: str = "auto"
+    """How output matrices are fitted anew on text after the cut: a name of REFITS. `auto`: `stream`
+    where the family can be rotated, else `output`."""
     calibration_blocks: int = Field(default=128, ge=2)
     """Blocks of training text that the methods which look at text see, spread evenly over it, each
     of [train] seq_len tokens (Minitron: 1024 of 4096; LLM-Pruner: 10 of 64)."""
@@ -109,7 +112,7 @@ class InheritTable(Table):
     @model_validator(mode="after")
     def _norms_are_corrected_once(self) -> "InheritTable":
         masked = self.neurons == "mask" and self.hidden == "score"
-        if masked and self.mask_weights == "trained" and self.norm_energy:
+        if masked and self.mask_weights == "trained" and self.norm_energy is True:
             raise ValueError(
                 "norm_energy: gains trained under masks fit the narrow stream already; leave it "
                 "false, or set mask_weights = 'frozen'"

@@ -14,7 +14,7 @@ from pocketlm.model.shape import Shape, check_shape
 from pocketlm.progress import SILENT, Progress
 from pocketlm.recipe import InheritTable
 from pocketlm.stages.inherit.calibration import Calibration, Indices
-from pocketlm.stages.inherit.evidence import Evidence, learns_masks, needs_blocks
+from pocketlm.stages.inherit.evidence import Evidence, decided, learns_masks, needs_blocks
 from pocketlm.stages.inherit.hidden import HIDDEN_CUTS
 from pocketlm.stages.inherit.layers import LAYER_PICKS, choose_layers, silence_copies
 from pocketlm.stages.inherit.masks import learn_masks, target_of
@@ -80,6 +80,7 @@ def inherit_unread(
     raises `ParentError` when it is read.
     """
     table = build_table(InheritTable, settings, "[inherit]")
+    table = decided(table, shape.family, has_text=calibration is not None)
     score = pick(NEURON_SCORES, table.neurons, "[inherit] neurons")
     narrow = pick(HIDDEN_CUTS, table.hidden, "[inherit] hidden")
     refit = pick(REFITS, table.refit, "[inherit] refit")
