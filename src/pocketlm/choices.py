@@ -18,6 +18,7 @@ from pocketlm.stages.inherit.hidden import HIDDEN_CUTS
 from pocketlm.stages.inherit.layers import LAYER_PICKS
 from pocketlm.stages.inherit.neurons import NEURON_SCORES
 from pocketlm.stages.inherit.refit import REFITS
+from pocketlm.stages.train.optim import OPTIMIZERS
 from pocketlm.stages.train.resample import RESAMPLERS
 from pocketlm.stages.train.schedule import SCHEDULES
 
@@ -31,6 +32,7 @@ CHOICES: dict[str, Mapping[str, Method[Any]]] = {
     "inherit.refit": REFITS,
     "train.resample": RESAMPLERS,
     "train.schedule": SCHEDULES,
+    "train.optimizer": OPTIMIZERS,
     "export.formats": FORMATS,
 }
 

@@ -112,6 +112,7 @@ def train_step(run: Materials, files: Path, resume: Path) -> Scores:
     save_child(trained.child, files)
     np.save(files / "ledger_N.npy", trained.ledger_N)
     write_json(files / "log.json", list(trained.log))
+    write_json(files / "choices.json", dict(trained.choices))
     return _train_scores(trained, blocks)
 
 

@@ -5,6 +5,7 @@ blocks are drawn without replacement with p proportional to exp(loss), and the n
 those. Two rounds with half of the blocks in the second are the paper's choice.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ class Trained:
     """Damaged checkpoints that a resume refused, by name."""
     num_skipped: int
     """Steps left out because loss or gradient was not finite."""
+    choices: Mapping[str, Any]
+    """What the run decided by itself: attention, compile, micro_blocks, cross_entropy."""
 
 
 def train(
@@ -81,4 +84,5 @@ def train(
         effective_sizes=tuple(learner.effective_sizes),
         passed_over=learner.passed_over,
         num_skipped=learner.num_skipped,
+        choices=learner.choices.as_dict(),
     )

@@ -15,22 +15,24 @@ import torch
 
 from pocketlm.corpus.blocks import Blocks, IntArray, shuffled
 from pocketlm.errors import Interrupted, StageError
-from pocketlm.hardware import resolve_hardware
 from pocketlm.method import pick
 from pocketlm.model.child import Child
-from pocketlm.model.loss import block_losses
 from pocketlm.progress import Progress
 from pocketlm.recipe import TrainTable
+from pocketlm.stages.train.automatic import Choices, read_choices, try_choices
 from pocketlm.stages.train.checkpoint import Checkpoint, load_newest, save_checkpoint
-from pocketlm.stages.train.optim import adamw, optimizer_tensors, restore_optimizer
+from pocketlm.stages.train.optim import optimizer_tensors, restore_optimizer
+from pocketlm.stages.train.reader import Reader
 from pocketlm.stages.train.resample import RESAMPLERS, WITHOUT_LOSSES, effective_size
-from pocketlm.stages.train.schedule import SCHEDULES, default_rate
+from pocketlm.stages.train.schedule import SCHEDULES, peak_rate
 from pocketlm.stages.train.signals import stop_requested
+from pocketlm.stages.train.step import Outcome, Step
 
 Scores = np.ndarray[Any, np.dtype[np.float32]]
 
 _MAX_SKIPPED = 20
 _LOG_ROWS = 400
+_FETCH_EVERY = {"cpu": 1, "cuda": 64}  # steps: reading a result makes a GPU's queue run dry
 
 
 class Learner:
@@ -39,12 +41,9 @@ class Learner:
     def __init__(
         self, child: Child, blocks: Blocks, table: TrainTable, round_sizes: list[int]
     ) -> None:
-        hardware = resolve_hardware(table.dtype)
-        self._device = torch.device(hardware.device)
-        self._dtype = getattr(torch, hardware.dtype)
-        # On CPU plain matmuls beat the fused kernel at these lengths, in training only.
-        attention = "eager" if hardware.device == "cpu" and blocks.seq_len <= 512 else "sdpa"
-        self._network = child.network(attention=attention).to(self._device).train()
+        self._compute = Step(child, table)
+        self._network = self._compute.network
+        self._reader = Reader(blocks, self._compute.device)
         self._config = child.config
         self._blocks, self._table = blocks, table
         self._batch_size = table.batch_tokens // table.seq_len
@@ -52,16 +51,14 @@ class Learner:
         self._first_step = [sum(steps[:r]) for r in range(len(steps) + 1)]
         self._log_every = max(1, sum(steps) // _LOG_ROWS)
         num_params = sum(p.numel() for p in self._network.parameters())
-        self._peak_rate = table.learning_rate or default_rate(
-            num_params, sum(round_sizes) * table.seq_len
-        )
+        self._peak_rate = peak_rate(table, num_params, sum(round_sizes) * table.seq_len)
         self._decay = pick(SCHEDULES, table.schedule, "[train] schedule")
         self._draw = pick(RESAMPLERS, table.resample, "[train] resample")
-        self._optimizer = adamw(self._network, weight_decay=table.weight_decay)
         self._checkpoints: Path | None = None
         self._scores_by_round: dict[int, Scores] = {}
         self._step, self._tokens = 0, 0
-        self._seconds = 0.0
+        self._seconds = self._rate = 0.0
+        self._unread: list[tuple[int, IntArray, Outcome]] = []  # steps still on the device
         self._pending: list[tuple[float, float]] = []  # loss and norm of steps not yet in the log
         self.num_skipped = 0
         self.passed_over: tuple[str, ...] = ()
@@ -70,12 +67,12 @@ class Learner:
         self.log: list[dict[str, float]] = []
 
     def resume(self, checkpoints: Path | None) -> None:
-        """Continue from the newest intact checkpoint under `checkpoints`, if there is one."""
-        self._checkpoints = checkpoints
-        if checkpoints is None:
-            return
-        found, self.passed_over = load_newest(checkpoints)
+        """Continue from the newest intact checkpoint under `checkpoints`, or begin."""
+        self._checkpoints, found = checkpoints, None
+        if checkpoints is not None:
+            found, self.passed_over = load_newest(checkpoints)
         if found is None:
+            self._try()
             return
         tensors, state = dict(found.tensors), found.state
         self.ledger_N = tensors.pop("ledger").numpy()
@@ -84,7 +81,9 @@ class Learner:
         with torch.no_grad():
             for name, parameter in self._network.named_parameters():
                 parameter.copy_(tensors.pop(f"model.{name}"))
-        restore_optimizer(self._optimizer, self._network, tensors, state["step"] - state["skipped"])
+        updates = state["step"] - state["skipped"]
+        restore_optimizer(self._compute.optimizers, self._network, tensors, updates)
+        self._compute.choose(read_choices(state, self._compute.choices))
         self._step, self._tokens = state["step"], state["tokens"]
         self._seconds, self.log = state["seconds"], state["log"]
         self.num_skipped, self._pending = state["skipped"], [tuple(p) for p in state["pending"]]
@@ -99,13 +98,11 @@ class Learner:
         with progress.task(label, last - first, "step") as advance, stop_requested() as stop:
             advance(max(0, min(self._step, last) - first))
             while self._step < last:
-                position_B = np.arange(
-                    (self._step - first) * self._batch_size,
-                    min((self._step - first + 1) * self._batch_size, chosen_K.size),
-                )
-                block_B = chosen_K[shuffled(position_B, size=chosen_K.size, key=key)]
-                self._pending.append(self._update(block_B))
+                block_B = self._blocks_of(self._step - first, chosen_K, key)
+                self._update(block_B)
                 self._step += 1
+                if self._step < last:
+                    self._reader.expect(self._blocks_of(self._step - first, chosen_K, key))
                 self._tokens += block_B.size * self._table.seq_len
                 self._seconds = time.monotonic() - started
                 if self._step % self._log_every == 0 or self._step == last:
@@ -133,16 +130,12 @@ class Learner:
         if number in self._scores_by_round:  # resumed: the weights have moved on since
             return self._scores_by_round[number]
         scores_N, started = np.empty(len(self._blocks), np.float32), time.monotonic()
-        self._network.eval()
-        with (
-            progress.task("score blocks", len(self._blocks), "block") as advance,
-            torch.inference_mode(),
-        ):
+        with progress.task("score blocks", len(self._blocks), "block") as advance:
             for start in range(0, len(self._blocks), 2 * self._batch_size):
                 block_B = np.arange(start, min(start + 2 * self._batch_size, len(self._blocks)))
-                scores_N[block_B] = self._losses(block_B).cpu().numpy()
+                losses_B = self._compute.losses(self._reader.take(block_B))
+                scores_N[block_B] = losses_B.cpu().numpy()
                 advance(block_B.size)
-        self._network.train()
         if not np.isfinite(scores_N).all():
             raise StageError(f"the child's loss is not finite on {(~np.isfinite(scores_N)).sum()} "
                              "blocks after a round; lower learning_rate")  # fmt: skip
@@ -159,35 +152,55 @@ class Learner:
         }
         return Child(config=self._config, tensors=tensors)
 
-    def _update(self, block_B: IntArray) -> tuple[float, float]:
-        """One optimizer step; returns mean loss and gradient norm, NaN if the step was skipped."""
-        rate = self._peak_rate * self._rate_share()
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        losses_B = self._losses(block_B)
-        loss = losses_B.mean()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-        norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._table.clip)
-        loss_value, norm_value = loss.item(), norm.item()
-        if math.isfinite(loss_value) and math.isfinite(norm_value):
-            self._optimizer.step()
-            self.ledger_N[block_B] = losses_B.detach().cpu().numpy()
-        else:
+    @property
+    def choices(self) -> Choices:
+        """What was decided by itself, or taken from the checkpoint."""
+        return self._compute.choices
+
+    def _try(self) -> None:
+        """Choose by trying, where the run is long enough for it to pay."""
+        ids_BT1 = self._reader.take(np.arange(min(self._batch_size, len(self._blocks))))
+
+        def once(choices: Choices) -> None:
+            self._compute.choose(choices)
+            self._compute.gradients(ids_BT1)
+            self._compute.clear()
+
+        left, device = self._first_step[-1], self._compute.device.type
+        self._compute.choose(
+            try_choices(self.choices, self._table, step=once, steps_left=left, device=device)
+        )
+
+    def _blocks_of(self, step: int, chosen_K: IntArray, key: int) -> IntArray:
+        """Blocks of a round's step, by the keyed order."""
+        first = step * self._batch_size
+        position_B = np.arange(first, min(first + self._batch_size, chosen_K.size))
+        return chosen_K[shuffled(position_B, size=chosen_K.size, key=key)]
+
+    def _update(self, block_B: IntArray) -> None:
+        """One optimizer step; its results are read every few steps."""
+        self._rate = self._peak_rate * self._rate_share()
+        outcome = self._compute.update(self._reader.take(block_B), rate=self._rate)
+        self._unread.append((self._step, block_B, outcome))
+        if len(self._unread) >= _FETCH_EVERY[self._compute.device.type]:
+            self._fetch()
+
+    def _fetch(self) -> None:
+        """Read the results of the last steps: ledger and log, and whether any was skipped."""
+        unread, self._unread = self._unread, []
+        for step, block_B, outcome in unread:
+            losses_B, norm = outcome.losses_B.cpu().numpy(), outcome.norm.item()
+            self._pending.append((float(losses_B.mean()), norm))
+            if np.isfinite(losses_B).all() and math.isfinite(norm):
+                self.ledger_N[block_B] = losses_B
+                continue
             self.num_skipped += 1
             if self.num_skipped > _MAX_SKIPPED:
                 raise StageError(
-                    f"step {self._step}: loss {loss_value} for the {self.num_skipped}th time "
-                    f"(blocks {block_B[:4].tolist()}...); lower learning_rate"
+                    f"step {step}: loss {losses_B.mean()}, gradient norm {norm}: not finite for "
+                    f"the {self.num_skipped}th time (blocks {block_B[:4].tolist()}...); lower "
+                    "learning_rate"
                 )
-        self._optimizer.zero_grad(set_to_none=True)
-        return loss_value, norm_value
-
-    def _losses(self, block_B: IntArray) -> torch.Tensor:
-        ids_BT1 = torch.from_numpy(self._blocks.batch(block_B)).to(self._device)
-        with torch.autocast(
-            self._device.type, dtype=torch.bfloat16, enabled=self._dtype is torch.bfloat16
-        ):
-            return block_losses(self._network, ids_BT1)
 
     def _rate_share(self) -> float:
         total = self._first_step[-1]
@@ -198,13 +211,14 @@ class Learner:
 
     def _write_row(self, number: int) -> None:
         """Means of the finite steps since the last row; where there is none, no loss is written."""
+        self._fetch()
         losses, norms = np.array(self._pending).T
         finite = np.isfinite(losses) & np.isfinite(norms)
         row: dict[str, float] = {
             "step": self._step,
             "round": number + 1,
             "tokens": self._tokens,
-            "rate": self._optimizer.param_groups[0]["lr"],
+            "rate": self._rate,
             "seconds": round(self._seconds, 3),
         }
         if finite.any():
@@ -214,10 +228,11 @@ class Learner:
         self._pending = []
 
     def _save(self) -> None:
+        self._fetch()
         if self._checkpoints is None:
             return
         tensors = {f"model.{n}": p.detach().cpu() for n, p in self._network.named_parameters()}
-        tensors |= optimizer_tensors(self._optimizer, self._network)
+        tensors |= optimizer_tensors(self._compute.optimizers, self._network)
         tensors["ledger"] = torch.from_numpy(self.ledger_N)
         for number, scores_N in self._scores_by_round.items():
             tensors[f"scores.{number}"] = torch.from_numpy(scores_N)
@@ -228,6 +243,7 @@ class Learner:
             "skipped": self.num_skipped,
             "log": self.log,
             "pending": self._pending,
+            "choices": self.choices.as_dict(),
             "threads": torch.get_num_threads(),
         }
         save_checkpoint(self._checkpoints, self._step, Checkpoint(tensors, state))
