@@ -5,8 +5,9 @@ seconds of each count. One thread by default and CPU seconds, so that ratios hol
 with OMP_NUM_THREADS set to more, wall seconds, and the machine must be idle. Ours is started as the
 command line starts it, with PROCESS_SETTINGS; `hf_best_*_tuned` shares those settings.
 `vs_hf_trainer` is against the fastest set of Trainer's own flags (bf16, fused AdamW, compile, one
-attention or the other), `vs_hf_trainer_default` against none. `--quick` compiles nothing (`compiled`
-is 0) and draws 8 x 10^6. The Trainer needs accelerate; without it those numbers are absent.
+attention or the other), `vs_hf_trainer_default` against none. `--quick` compiles nothing
+(`compiled` is 0) and draws 8 x 10^6. The Trainer needs accelerate; without it those numbers are
+absent.
 """
 
 import os

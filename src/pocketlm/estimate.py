@@ -22,7 +22,8 @@ from pocketlm.pipeline import Step, make_chain, plan, resolve
 from pocketlm.price import MFU, PEAK_FLOPS, Price, price
 from pocketlm.recipe import Recipe, TrainTokenizer
 from pocketlm.stages.design.successive_halving import PROXY_PASSES
-from pocketlm.stages.inherit.evidence import needs_blocks
+from pocketlm.stages.inherit.evidence import learns_masks, needs_blocks
+from pocketlm.stages.inherit.whole import BATCH_BLOCKS
 from pocketlm.steps import decide_shape
 from pocketlm.units import show_count, show_seconds
 
@@ -167,7 +168,7 @@ def _stage_seconds(
         "compact": _FIXED_SECONDS["compact"],
         "design": _design_seconds(recipe, flops, rate),
         "tokens": text_bytes / _READ_BYTES_PER_S,
-        "calibration": _CALIBRATION_SECONDS if needs_blocks(recipe.inherit) else 0.0,
+        "calibration": _calibration_seconds(recipe, inputs, shape, rate),
         "inherit": _FIXED_SECONDS["inherit"],
         "train": 5.0 + flops * (3 * trained + later * one_pass) / rate,
         # Two models, windows that overlap by half.
@@ -175,6 +176,21 @@ def _stage_seconds(
         "export": _FIXED_SECONDS["export"] * len(recipe.export.formats),
     }
     return seconds, trained
+
+
+def _calibration_seconds(recipe: Recipe, inputs: Inputs, shape: Shape, rate: float) -> float:
+    """A pass or two over the parent, and the steps of masks, which run the parent both ways."""
+    table = recipe.inherit
+    if not needs_blocks(table):
+        return 0.0
+    if not learns_masks(table):
+        return _CALIBRATION_SECONDS
+    parent = shape
+    if inputs.parent is not None and inputs.parent.is_dir():
+        parent = open_checkpoint(inputs.parent).shape
+    tokens = table.mask_steps * BATCH_BLOCKS * recipe.train.seq_len
+    flops = 3 * flops_per_token(parent, recipe.train.seq_len)
+    return _CALIBRATION_SECONDS + flops * tokens / rate
 
 
 def _design_seconds(recipe: Recipe, flops: float, rate: float) -> float:

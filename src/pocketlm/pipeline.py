@@ -22,10 +22,12 @@ from pocketlm.recipe import ParentRecipe, Recipe, load_recipe
 from pocketlm.runs import Run, claim, record
 from pocketlm.stages import NEEDS, STAGES, VERSIONS
 from pocketlm.stages.export import check_formats
-from pocketlm.stages.inherit.evidence import groups_for, needs_blocks
+from pocketlm.stages.inherit.evidence import groups_for, learns_masks, needs_blocks
 
 _ORDER = tuple(NEEDS)
 _MAX_GENERATIONS = 8
+_CHANGES_NO_NUMBER = frozenset({"checkpoint_seconds", "planned_tokens"})
+_MASK_KEYS = ("mask_steps", "mask_rate", "mask_weights")
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def make(
     for stage in stages:
         found = store.find(stage, keys[stage])
         # Made from something that this call made again, or asked for.
-        again = stage == redo or not fresh.isdisjoint(NEEDS[stage])
+        again = stage == redo or not fresh.isdisjoint(needs_of(stage, recipe))
         if found and not again:
             store.verify(found)
             made[stage] = found
@@ -93,7 +95,7 @@ def plan(recipe: Recipe, *, out: str | Path = "runs") -> tuple[Step, ...]:
     steps: dict[str, Step] = {}
     for stage in _ORDER:
         there = store.find(stage, keys[stage]) is not None
-        reused = there and all(steps[need].reused for need in NEEDS[stage])
+        reused = there and all(steps[need].reused for need in needs_of(stage, recipe))
         steps[stage] = Step(recipe.name, stage, keys[stage], reused)
     return before + tuple(steps.values())
 
@@ -117,13 +119,13 @@ def make_chain(recipe: Recipe) -> tuple[Recipe, ...]:
 def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
     """The key of every artifact: all that decides its numbers, nothing that does not."""
     hardware = resolve_hardware(recipe.train.dtype)
-    train = recipe.train.model_dump(exclude={"checkpoint_seconds", "dtype", "planned_tokens"})
+    train = recipe.train.decisions(without=_CHANGES_NO_NUMBER | {"dtype"})
     draws = recipe.start != "parent" or recipe.inherit.neurons == "random"
     by_body = recipe.compact.vocab_size == "auto" or recipe.compact.max_share is not None
     own: dict[str, Any] = {
         "counts": {"tokenizer": inputs.tokenizer_key, "corpus": inputs.corpus_key,
                    "sample": recipe.compact.sample_bytes},
-        "compact": {"body": [recipe.design.model_dump(), recipe.family, inputs.parent_key]
+        "compact": {"body": [recipe.design.decisions(), recipe.family, inputs.parent_key]
                     if by_body else None},
         "design": {"parent": inputs.parent_key, "family": recipe.family,
                    **_designed_by(recipe, inputs)},
@@ -140,12 +142,19 @@ def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
     }  # fmt: skip
     keys: dict[str, str] = {}
     for stage in _ORDER:
-        # How much text is looked at decides the calibration, and the child only through it.
-        unread = {"calibration_blocks"} if stage == "inherit" else set()
-        table = getattr(recipe, stage).model_dump(exclude=unread) if stage in STAGES else {}
+        # What decides the calibration decides the child only through it.
+        unread = {"calibration_blocks", *_MASK_KEYS} if stage == "inherit" else set()
+        table = getattr(recipe, stage).decisions(without=unread) if stage in STAGES else {}
         parts = {"stage": stage, "version": VERSIONS[stage], "table": table, **own[stage]}
-        keys[stage] = key_of(parts | {"needs": [keys[need] for need in NEEDS[stage]]})
+        keys[stage] = key_of(parts | {"needs": [keys[n] for n in needs_of(stage, recipe)]})
     return keys
+
+
+def needs_of(stage: str, recipe: Recipe) -> tuple[str, ...]:
+    """What an artifact is made from. Masks are learned for one shape of child, so a calibration
+    that holds some is made from the design too; any other serves every shape."""
+    masked = stage == "calibration" and recipe.start == "parent" and learns_masks(recipe.inherit)
+    return (*NEEDS[stage], "design") if masked else NEEDS[stage]
 
 
 def _designed_by(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
@@ -158,7 +167,7 @@ def _designed_by(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
     return {
         "device": recipe.device,
         "seed": recipe.seed if proxy else None,
-        "training": recipe.train.model_dump(exclude={"checkpoint_seconds"}) if proxy else None,
+        "training": recipe.train.decisions(without=_CHANGES_NO_NUMBER) if proxy else None,
         "corpus": inputs.corpus_key if proxy else None,
         "law": law.read_text(encoding="utf-8") if law and law.is_file() else None,
     }
@@ -168,11 +177,16 @@ def _calibration_parts(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
     """What decides the measurements; nothing where no method looks at text."""
     if recipe.start != "parent" or not needs_blocks(recipe.inherit):
         return {}
-    return {
+    table = recipe.inherit
+    measured = {
         "parent": inputs.parent_key,
-        "groups": groups_for(recipe.inherit),
-        "blocks": [recipe.inherit.calibration_blocks, recipe.train.seq_len],
+        "groups": groups_for(table),
+        "blocks": [table.calibration_blocks, recipe.train.seq_len],
     }
+    if not learns_masks(table):
+        return measured
+    read = {"layers", "neurons", "hidden", *_MASK_KEYS}
+    return {**measured, "masks": table.model_dump(include=read), "seed": recipe.seed}
 
 
 def _stages_until(until: str) -> tuple[str, ...]:
@@ -204,7 +218,7 @@ def _build(
         "version": VERSIONS[stage],
         "table": getattr(recipe, stage).model_dump() if stage in STAGES else {},
         "seed": recipe.seed,
-        "inputs": {need: made[need].folder.name for need in NEEDS[stage]},
+        "inputs": {need: made[need].folder.name for need in needs_of(stage, recipe)},
         "outside": {"corpus": inputs.corpus_key, "parent": inputs.parent_key},
     }
     with progress.stage(stage), progress.task(stage, None, ""):

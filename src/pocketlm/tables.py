@@ -23,6 +23,14 @@ class Table(BaseModel):
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
 
+    def decisions(self, *, without: Iterable[str] = ()) -> dict[str, Any]:
+        """What differs from the defaults, the fields named in `without` left out: for keys.
+
+        So a release that adds a field keeps every key; one that changes a default must raise the
+        VERSION of its stage (a test holds the two together).
+        """
+        return self.model_dump(mode="json", exclude_defaults=True, exclude=set(without))
+
 
 def load_table(model: type[M], path: Path, *, changes: Mapping[str, Any] | None = None) -> M:
     """Read the TOML file at `path` into `model`; raises `RecipeError`."""

@@ -105,7 +105,7 @@ def recipe_key(recipe: Recipe, *, generations: int = 8) -> str:
 
     Raises `RecipeError` where recipes name each other in a circle.
     """
-    table = recipe.model_dump(mode="json", exclude={"name"})
+    table = recipe.decisions(without=["name"])
     if isinstance(recipe.parent, ParentRecipe):
         if not generations:
             raise RecipeError(f"{recipe.name}: its parents' recipes go in a circle")

@@ -23,6 +23,10 @@ class Child:
         """The architecture in numbers."""
         return shape_of(self.config)
 
+    def read(self, name: str) -> "torch.Tensor":
+        """One tensor, as an opened checkpoint gives it."""
+        return self.tensors[name]
+
     def network(self, *, attention: str = "sdpa") -> "PreTrainedModel":
         """A fresh transformers model with these weights, float32, in eval mode.
 

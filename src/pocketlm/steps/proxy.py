@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import cache
-from itertools import islice
 
 import numpy as np
 
@@ -10,9 +9,8 @@ from pocketlm.corpus.blocks import Blocks
 from pocketlm.corpus.tokenizer import Tokenizer
 from pocketlm.inputs import max_positions
 from pocketlm.model.shape import Shape
+from pocketlm.steps.choosing import BitsPerByte, choosing_bits
 from pocketlm.steps.materials import Materials
-
-_SCORED_BYTES = 100_000  # of the choosing split, about 30,000 tokens
 
 
 def proxy_training(run: Materials) -> Callable[[Shape, float, int], float]:
@@ -23,18 +21,17 @@ def proxy_training(run: Materials) -> Callable[[Shape, float, int], float]:
     recipe, table = run.recipe, run.recipe.train
 
     @cache
-    def text() -> tuple[Tokenizer, Blocks, list[str]]:
+    def text() -> tuple[Blocks, BitsPerByte]:
         tokenizer = run.tokenizer()
-        return tokenizer, _blocks(run, tokenizer), _choosing(run)
+        return _blocks(run, tokenizer), choosing_bits(run)
 
     def bits_per_byte(shape: Shape, share: float, seed: int) -> float:
         import torch
 
         from pocketlm.model.start import base_config, constant
-        from pocketlm.stages.evaluate.bits import document_bits
         from pocketlm.stages.train import train
 
-        tokenizer, blocks, choosing = text()
+        blocks, score = text()
         part = Blocks(
             blocks.tokens[: int(share * len(blocks.tokens))], blocks.seq_len, blocks.bytes_per_token
         )
@@ -42,9 +39,7 @@ def proxy_training(run: Materials) -> Callable[[Shape, float, int], float]:
         child = constant(config, shape, torch.Generator().manual_seed(seed))
         settings = table.model_dump() | {"rounds": 1}
         trained = train(child, part, rng=np.random.default_rng([recipe.seed, seed]), **settings)
-        network = trained.child.network()
-        found = document_bits(network, tokenizer, choosing, context=table.seq_len)
-        return float(found.bits_N.sum() / found.bytes_N.sum())
+        return score(trained.child.network())
 
     return bits_per_byte
 
@@ -61,14 +56,3 @@ def _blocks(run: Materials, tokenizer: Tokenizer) -> Blocks:
             break
     tokens = np.array(ids[: wanted + 1])
     return Blocks(tokens, run.recipe.train.seq_len, num_bytes / max(1, len(ids)))
-
-
-def _choosing(run: Materials) -> list[str]:
-    chosen: list[str] = []
-    room = _SCORED_BYTES
-    for text in islice(run.inputs.corpus.texts("choose"), 10_000):
-        chosen.append(text)
-        room -= len(text.encode())
-        if room <= 0:
-            break
-    return chosen

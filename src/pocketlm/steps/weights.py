@@ -13,28 +13,41 @@ from pocketlm.inputs import max_positions
 from pocketlm.method import pick
 from pocketlm.model.checkpoint import load_child, open_checkpoint, save_child
 from pocketlm.model.cost import count_params, flops_per_token
+from pocketlm.steps.choosing import choosing_bits
 from pocketlm.steps.materials import Materials, Scores, write_json
 
 if TYPE_CHECKING:
     from pocketlm.stages.inherit import Calibration
     from pocketlm.stages.train import Trained
 
+_TRAINED = "trained"  # the parent as it was trained under masks, a checkpoint
+
 
 def calibration_step(run: Materials, files: Path, resume: Path) -> Scores:
-    """What the parent does on blocks of the text; empty where no method looks at text."""
-    from pocketlm.stages.inherit import measure, needs_blocks
+    """What the parent does on blocks of the text; empty where no method looks at text.
+
+    Masks too, where they are asked for, learned for the child's shape.
+    """
+    from pocketlm.stages.inherit import Evidence, learn_masks, learns_masks, measure, needs_blocks
 
     table = run.recipe.inherit
     if run.recipe.start != "parent" or not needs_blocks(table):
         return {}
     assert run.inputs.parent is not None  # the recipe's own check
-    calibration = measure(
-        open_checkpoint(run.inputs.parent),
-        np.load(run.made["compact"].path("kept_V.npy")),
-        _train_blocks(run),
-        table,
-        progress=run.progress,
-    )
+    parent = open_checkpoint(run.inputs.parent)
+    kept_V = np.load(run.made["compact"].path("kept_V.npy"))
+    calibration = measure(parent, kept_V, _train_blocks(run), table, progress=run.progress)
+    if learns_masks(table):
+        evidence = Evidence(
+            parent=parent,
+            kept_V=kept_V,
+            rng=run.rng("masks"),
+            calibration=calibration,
+            progress=run.progress,
+        )
+        calibration = learn_masks(evidence, run.shape(), table)
+    if calibration.trained is not None:
+        save_child(calibration.trained, files / _TRAINED)
     np.save(files / "ids_NT1.npy", calibration.ids_NT1)
     for name, values in calibration.statistics.items():
         np.save(files / f"{name}.npy", values)
@@ -47,7 +60,8 @@ def _load_calibration(folder: Path) -> "Calibration | None":
     if not (folder / "ids_NT1.npy").is_file():
         return None
     arrays = {path.stem: np.load(path) for path in sorted(folder.glob("*.npy"))}
-    return Calibration(ids_NT1=arrays.pop("ids_NT1"), statistics=arrays)
+    trained = load_child(folder / _TRAINED) if (folder / _TRAINED).is_dir() else None
+    return Calibration(ids_NT1=arrays.pop("ids_NT1"), statistics=arrays, trained=trained)
 
 
 def _train_blocks(run: Materials) -> Blocks:
@@ -106,12 +120,14 @@ def train_step(run: Materials, files: Path, resume: Path) -> Scores:
         blocks,
         rng=run.rng("train"),
         checkpoints=resume,
+        bits_per_byte=choosing_bits(run) if table.check_at else None,
         progress=run.progress,
         **table.model_dump(),
     )
     save_child(trained.child, files)
     np.save(files / "ledger_N.npy", trained.ledger_N)
     write_json(files / "log.json", list(trained.log))
+    write_json(files / "checks.json", list(trained.checks))
     write_json(files / "choices.json", dict(trained.choices))
     return _train_scores(trained, blocks)
 
@@ -130,6 +146,9 @@ def _train_scores(trained: "Trained", blocks: Blocks) -> Scores:
     }
     if "loss" in last:
         scores["loss"] = Score(last["loss"], "nats/token, mean of the last steps")
+    for check in trained.checks:
+        name = f"bits_per_byte_at_{check['share']:g}"
+        scores[name] = Score(check["bits_per_byte"], "bits/byte, choosing text")
     for number, size in enumerate(trained.effective_sizes, start=2):
         scores[f"effective_blocks_round_{number}"] = Score(size, f"of {len(blocks)} blocks")
     return scores

@@ -134,6 +134,22 @@ def test_muon_leaves_embedding_and_vectors_to_adamw(child: Child) -> None:
     assert len(moved) == 2 * 7  # q, k, v, o, gate, up, down of two layers
 
 
+def test_others_may_bring_masks_to_score_with(child: Child, ids: torch.Tensor) -> None:
+    """Query blocks take none; outside of `scoring` the step computes as before."""
+    step = step_of(child)
+    assert step.choices.attention == "query-blocks"
+    mask = torch.ones_like(ids)
+    mask[:, 0] = 0
+    with step.scoring() as network, torch.no_grad():
+        masked = network(input_ids=ids, attention_mask=mask).logits
+        other = ids.clone()
+        other[:, 0] += 1
+        again = network(input_ids=other, attention_mask=mask).logits
+    torch.testing.assert_close(masked[:, 1:], again[:, 1:])
+    assert step.network.training
+    assert step.network.config._attn_implementation == "query-blocks"
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler imports torch.jit
 def test_compiled_is_eager_but_for_rounding(child: Child, ids: torch.Tensor) -> None:

@@ -204,3 +204,35 @@ def _table(**changes: Any) -> Any:
     from pocketlm.recipe import TrainTable
 
     return TrainTable(**{**SETTINGS, **changes})
+
+
+def test_checks_are_taken_where_asked_and_leave_no_trace(
+    child: Child, blocks: Blocks, tmp_path: Path
+) -> None:
+    """Before, at the halfway step and at the end; a resumed run takes each once."""
+    plain = run(child, blocks)
+    settings = {"check_at": (0.0, 0.5, 1.0), "checkpoints": tmp_path}
+    rng = np.random.default_rng(7)
+    seen: list[float] = []
+
+    def weight_sum(network: torch.nn.Module) -> float:
+        assert not network.training
+        if len(seen) == 2:
+            seen.append(0.0)
+            raise KeyboardInterrupt
+        seen.append(float(sum(p.detach().double().sum() for p in network.parameters())))
+        return seen[-1]
+
+    table = {**SETTINGS, **settings}
+    with pytest.raises(KeyboardInterrupt):
+        train(child, blocks, rng=rng, bits_per_byte=weight_sum, **table)
+    rng = np.random.default_rng(7)
+    checked = train(child, blocks, rng=rng, bits_per_byte=weight_sum, **table)
+    assert equal(plain, checked)
+    assert [row["share"] for row in checked.checks] == [0.0, 0.5, 1.0]
+    assert checked.checks[0]["tokens"] == 0
+    assert checked.checks[1]["tokens"] * 2 == pytest.approx(checked.log[-1]["tokens"], rel=0.1)
+    first = sum(t.double().sum().item() for t in child.tensors.values())
+    assert checked.checks[0]["bits_per_byte"] == pytest.approx(first)
+    assert len({row["bits_per_byte"] for row in checked.checks}) == 3
+    assert run(child, blocks, check_at=(0.5,)).checks == ()  # nobody to ask

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 
 def cut(
-    parent: Checkpoint, shape: Shape, kept_L: Sequence[int], kept_V: Indices, units: Units
+    parent: Checkpoint | Child,
+    shape: Shape,
+    kept_L: Sequence[int],
+    kept_V: Indices,
+    units: Units,
 ) -> Child:
     """The child of `shape`: kept layers renumbered, kept units, kept vocabulary rows.
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from pocketlm.errors import RecipeError
 from pocketlm.model.checkpoint import Checkpoint
+from pocketlm.model.child import Child
 from pocketlm.progress import SILENT, Progress
 from pocketlm.recipe import InheritTable
 from pocketlm.stages.inherit.calibration import Array, Calibration, Indices
@@ -22,7 +23,8 @@ _READ_BY: Mapping[str, Mapping[str, tuple[str | bool, ...]]] = {
     "fisher": {"neurons": ("fisher",)},
 }
 _RUN_ON_BLOCKS: Mapping[str, tuple[str | bool, ...]] = {
-    "layers": ("greedy",),
+    "layers": ("greedy", "mask"),
+    "neurons": ("mask",),
     "norm_energy": (True,),
     "refit": ("output", "stream"),
 }
@@ -48,6 +50,14 @@ class Evidence:
         return found[name]
 
     @property
+    def source(self) -> tuple[Checkpoint | Child, Indices]:
+        """What the child is cut from, and its tokens there: the parent, as trained if it was."""
+        trained = None if self.calibration is None else self.calibration.trained
+        if trained is None:
+            return self.parent, self.kept_V
+        return trained, np.arange(self.kept_V.size)
+
+    @property
     def measured(self) -> Calibration:
         """The blocks and statistics; raises `RecipeError` without them."""
         if self.calibration is None:
@@ -65,6 +75,11 @@ def groups_for(table: InheritTable) -> tuple[str, ...]:
 def needs_blocks(table: InheritTable) -> bool:
     """Whether any method of `table` looks at text."""
     return bool(groups_for(table)) or _names_one(table, _RUN_ON_BLOCKS)
+
+
+def learns_masks(table: InheritTable) -> bool:
+    """Whether `table` asks for masks, which are learned for one shape of child."""
+    return "mask" in (table.layers, table.neurons)
 
 
 def _names_one(table: InheritTable, readers: Mapping[str, tuple[str | bool, ...]]) -> bool:

@@ -63,11 +63,18 @@ def contiguous(evidence: Evidence, num_child: int) -> tuple[int, ...]:
     return (*range(start), *range(start + run, num_parent))
 
 
+def mask(evidence: Evidence, num_child: int) -> tuple[int, ...]:
+    """The layers whose learned gates are likeliest open (`mask_steps` steps)."""
+    chance_L = evidence.statistic("layers.mask")
+    return tuple(sorted(np.argsort(-chance_L, kind="stable")[:num_child].tolist()))
+
+
 LAYER_PICKS: dict[str, Method[LayerPick]] = {
     "ends": Method(ends, paper="arXiv 2402.02791, parameter inheritance, inter-layer"),
     "greedy": Method(greedy, paper="SLEB, arXiv 2402.09025; swaps: EvoPress, arXiv 2410.14649"),
     "block-influence": Method(block_influence, paper="ShortGPT, arXiv 2403.03853"),
     "contiguous": Method(contiguous, paper="arXiv 2403.17887; LLM-Streamline, arXiv 2403.19135"),
+    "mask": Method(mask, paper="LLM-Shearing, arXiv 2310.06694; gates: arXiv 1712.01312"),
     "first": Method(first, paper="Inheritune, arXiv 2404.08634"),
     "uniform": Method(uniform, paper="control, ours"),
 }

@@ -133,11 +133,19 @@ def fisher(evidence: Evidence, kept_L: Sequence[int]) -> Scores:
     return _measured(evidence, kept_L, "fisher")
 
 
+def mask(evidence: Evidence, kept_L: Sequence[int]) -> Scores:
+    """How likely a learned gate on the unit is open, all units cut at once (`mask_steps` steps)."""
+    return _measured(evidence, kept_L, "mask")
+
+
 NEURON_SCORES: dict[str, Method[NeuronScore]] = {
     "l2": Method(l2_norm, paper="arXiv 2402.02791, intra-layer: 47.00"),
     "l1": Method(l1_norm, paper="arXiv 2402.02791, intra-layer: 46.06"),
     "taylor": Method(taylor, paper="arXiv 2402.02791, intra-layer: 47.90; arXiv 2305.11627"),
     "fisher": Method(fisher, paper="Kwon et al., arXiv 2204.09656, section 4.1"),
+    "mask": Method(
+        mask, paper="arXiv 2402.02791, intra-layer: 48.08; arXiv 2310.06694; arXiv 1712.01312"
+    ),
     "activation": Method(activation, paper="Minitron, arXiv 2407.14679, section 2.2"),
     "energy": Method(energy, paper="ours: docs/3-inherit.md"),
     "random": Method(random_units, paper="control, ours"),

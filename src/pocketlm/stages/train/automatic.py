@@ -137,9 +137,12 @@ def device_bytes(device: str) -> int:
     return memory_bytes()
 
 
-def read_choices(state: Mapping[str, Any], usual: Choices) -> Choices:
-    """The choices of a checkpoint's state; `usual` for one that was written without."""
-    return Choices(**state["choices"]) if "choices" in state else usual
+def read_choices(state: Mapping[str, Any], table: TrainTable, device: str) -> Choices:
+    """The choices of a checkpoint's state; of one from before there were any, what was usual."""
+    if "choices" in state:
+        return Choices(**state["choices"])
+    attention = "eager" if device == "cpu" and table.seq_len <= 512 else "sdpa"
+    return Choices(attention, False, table.batch_tokens // table.seq_len, "full")
 
 
 def _fastest(

@@ -7,8 +7,9 @@ slot a block, written by number, so repeating a step after a resume changes noth
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,7 +29,11 @@ from pocketlm.stages.train.schedule import SCHEDULES, peak_rate
 from pocketlm.stages.train.signals import stop_requested
 from pocketlm.stages.train.step import Outcome, Step
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 Scores = np.ndarray[Any, np.dtype[np.float32]]
+BitsPerByte = Callable[["PreTrainedModel"], float]
 
 _MAX_SKIPPED = 20
 _LOG_ROWS = 400
@@ -39,17 +44,23 @@ class Learner:
     """A child being trained: network, optimizer, ledger, and where it stands."""
 
     def __init__(
-        self, child: Child, blocks: Blocks, table: TrainTable, round_sizes: list[int]
+        self,
+        child: Child,
+        blocks: Blocks,
+        table: TrainTable,
+        round_sizes: list[int],
+        bits_per_byte: BitsPerByte | None = None,
     ) -> None:
         self._compute = Step(child, table)
         self._network = self._compute.network
         self._reader = Reader(blocks, self._compute.device)
         self._config = child.config
-        self._blocks, self._table = blocks, table
+        self._blocks, self._table, self._bits_per_byte = blocks, table, bits_per_byte
         self._batch_size = table.batch_tokens // table.seq_len
         steps = [math.ceil(size / self._batch_size) for size in round_sizes]
         self._first_step = [sum(steps[:r]) for r in range(len(steps) + 1)]
         self._log_every = max(1, sum(steps) // _LOG_ROWS)
+        self._share_at = {round(share * sum(steps)): share for share in table.check_at}
         num_params = sum(p.numel() for p in self._network.parameters())
         self._peak_rate = peak_rate(table, num_params, sum(round_sizes) * table.seq_len)
         self._decay = pick(SCHEDULES, table.schedule, "[train] schedule")
@@ -65,6 +76,7 @@ class Learner:
         self.effective_sizes: list[float] = []
         self.ledger_N = np.full(len(blocks), np.nan, np.float32)
         self.log: list[dict[str, float]] = []
+        self.checks: list[dict[str, float]] = []
 
     def resume(self, checkpoints: Path | None) -> None:
         """Continue from the newest intact checkpoint under `checkpoints`, or begin."""
@@ -83,9 +95,9 @@ class Learner:
                 parameter.copy_(tensors.pop(f"model.{name}"))
         updates = state["step"] - state["skipped"]
         restore_optimizer(self._compute.optimizers, self._network, tensors, updates)
-        self._compute.choose(read_choices(state, self._compute.choices))
+        self._compute.choose(read_choices(state, self._table, self._compute.device.type))
         self._step, self._tokens = state["step"], state["tokens"]
-        self._seconds, self.log = state["seconds"], state["log"]
+        self._seconds, self.log, self.checks = state["seconds"], state["log"], state["checks"]
         self.num_skipped, self._pending = state["skipped"], [tuple(p) for p in state["pending"]]
         # Sums depend on how work is divided: as many threads as before, or the bits differ.
         torch.set_num_threads(state["threads"])
@@ -93,20 +105,24 @@ class Learner:
     def run_round(self, number: int, chosen_K: IntArray, *, key: int, progress: Progress) -> None:
         """Train once on the chosen blocks, in the keyed order of this round."""
         first, last = self._first_step[number], self._first_step[number + 1]
-        started, saved = time.monotonic() - self._seconds, time.monotonic()
+        saved = time.monotonic()
         label = f"train, round {number + 1} of {self._table.rounds}"
         with progress.task(label, last - first, "step") as advance, stop_requested() as stop:
             advance(max(0, min(self._step, last) - first))
+            if self._step == 0:
+                self._check()
             while self._step < last:
+                begun = time.monotonic()
                 block_B = self._blocks_of(self._step - first, chosen_K, key)
                 self._update(block_B)
                 self._step += 1
                 if self._step < last:
                     self._reader.expect(self._blocks_of(self._step - first, chosen_K, key))
                 self._tokens += block_B.size * self._table.seq_len
-                self._seconds = time.monotonic() - started
+                self._seconds += time.monotonic() - begun
                 if self._step % self._log_every == 0 or self._step == last:
                     self._write_row(number)
+                self._check()
                 advance(1, f"loss {self.log[-1].get('loss', math.nan):.3f}" if self.log else "")
                 due = time.monotonic() - saved > self._table.checkpoint_seconds
                 if stop() or due or self._step == last:
@@ -227,6 +243,17 @@ class Learner:
         self.log.append(row)
         self._pending = []
 
+    def _check(self) -> None:
+        """Bits per byte as the child stands, where the recipe asks for it at this step."""
+        seen = {row["step"] for row in self.checks}
+        if self._bits_per_byte is None or self._step not in self._share_at.keys() - seen:
+            return
+        with self._compute.scoring() as network:
+            bits = self._bits_per_byte(network)
+        share = self._share_at[self._step]
+        row = {"share": share, "step": self._step, "tokens": self._tokens, "bits_per_byte": bits}
+        self.checks.append(row)
+
     def _save(self) -> None:
         self._fetch()
         if self._checkpoints is None:
@@ -242,6 +269,7 @@ class Learner:
             "seconds": self._seconds,
             "skipped": self.num_skipped,
             "log": self.log,
+            "checks": self.checks,
             "pending": self._pending,
             "choices": self.choices.as_dict(),
             "threads": torch.get_num_threads(),

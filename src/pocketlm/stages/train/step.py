@@ -6,7 +6,8 @@ Whether loss and gradient are finite is decided on the device, which then leaves
 host learns of it when it fetches the losses.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +71,17 @@ class Step:
             losses_B = torch.cat([block_losses(self.network, ids) for ids in pieces])
         self.network.train()
         return losses_B
+
+    @contextmanager
+    def scoring(self) -> Iterator[PreTrainedModel]:
+        """The network for others to look at, with an attention that takes masks and caches."""
+        self.network.set_attn_implementation("sdpa")
+        self.network.eval()
+        try:
+            yield self.network
+        finally:
+            self.network.train()
+            self.network.set_attn_implementation(self.choices.attention)
 
     def gradients(self, ids_BT1: torch.Tensor) -> torch.Tensor:
         """Add the gradient of the mean loss to the parameters'; returns the losses (B,)."""
