@@ -64,7 +64,6 @@ def chunked_loss(
     device = x_ND.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_ND.dtype
     with torch.autocast(device, enabled=False):
-        total, losses_N = ChunkedLoss.apply(  # type: ignore[no-untyped-call]  # torch has no types here
-            x_ND, weight_VD, target_N, dtype
-        )
+        apply: Any = ChunkedLoss.apply  # torch has no types here
+        total, losses_N = apply(x_ND, weight_VD, target_N, dtype)
     return total, losses_N
