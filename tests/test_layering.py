@@ -32,6 +32,7 @@ LEVELS = (
     ("method",),
     ("recipe",),
     ("design_table", "train_table"),
+    ("rounds_table",),
     ("tables",),
     ("units", "errors", "stages"),
 )

@@ -24,6 +24,7 @@ from pocketlm.recipe import Recipe, TrainTokenizer
 from pocketlm.stages.design.successive_halving import PROXY_PASSES
 from pocketlm.stages.inherit.evidence import learns_masks, needs_blocks
 from pocketlm.stages.inherit.whole import BATCH_BLOCKS
+from pocketlm.stages.train.resample import scores_blocks
 from pocketlm.steps import decide_shape
 from pocketlm.units import show_count, show_seconds
 
@@ -161,6 +162,7 @@ def _stage_seconds(
     one_pass = sizes["train"] / _BYTES_PER_TOKEN
     later = max(0, table.rounds - 1)
     trained = one_pass * (min(1, table.rounds) + later * table.keep_fraction)
+    scored = later * one_pass if scores_blocks(table) else 0.0
     flops = flops_per_token(shape, table.seq_len)
     scored_bytes = min(recipe.evaluate.max_bytes, sizes["held-out"])
     seconds = {
@@ -170,7 +172,7 @@ def _stage_seconds(
         "tokens": text_bytes / _READ_BYTES_PER_S,
         "calibration": _calibration_seconds(recipe, inputs, shape, rate),
         "inherit": _FIXED_SECONDS["inherit"],
-        "train": 5.0 + flops * (3 * trained + later * one_pass) / rate,
+        "train": 5.0 + flops * (3 * trained + scored) / rate,
         # Two models, windows that overlap by half.
         "evaluate": _FIXED_SECONDS["evaluate"] + 4 * flops * scored_bytes / _BYTES_PER_TOKEN / rate,
         "export": _FIXED_SECONDS["export"] * len(recipe.export.formats),
@@ -199,7 +201,7 @@ def _design_seconds(recipe: Recipe, flops: float, rate: float) -> float:
     seconds = _FIXED_SECONDS["design"]
     if not table.has_budget:
         return seconds
-    if table.runtime == "transformers":
+    if table.runtime != "roofline":
         seconds += _FIT_SECONDS
     if table.rank == "measured":
         seconds += _FIT_SECONDS / 2

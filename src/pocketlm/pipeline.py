@@ -23,6 +23,7 @@ from pocketlm.runs import Run, claim, record
 from pocketlm.stages import NEEDS, STAGES, VERSIONS
 from pocketlm.stages.export import check_formats
 from pocketlm.stages.inherit.evidence import groups_for, learns_masks, needs_blocks
+from pocketlm.stages.train.resample import DRAW, draws
 
 _ORDER = tuple(NEEDS)
 _MAX_GENERATIONS = 8
@@ -120,7 +121,7 @@ def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
     """The key of every artifact: all that decides its numbers, nothing that does not."""
     hardware = resolve_hardware(recipe.train.dtype)
     train = recipe.train.decisions(without=_CHANGES_NO_NUMBER | {"dtype"})
-    draws = recipe.start != "parent" or recipe.inherit.neurons == "random"
+    at_random = recipe.start != "parent" or recipe.inherit.neurons == "random"
     by_body = recipe.compact.vocab_size == "auto" or recipe.compact.max_share is not None
     own: dict[str, Any] = {
         "counts": {"tokenizer": inputs.tokenizer_key, "corpus": inputs.corpus_key,
@@ -132,10 +133,10 @@ def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
         "tokens": {"corpus": inputs.corpus_key},
         "calibration": _calibration_parts(recipe, inputs),
         "inherit": {"parent": inputs.parent_key, "start": recipe.start,
-                    "seed": recipe.seed if draws else None,
+                    "seed": recipe.seed if at_random else None,
                     "positions": None if inputs.parent else max_positions(recipe)},
         "train": {"seed": recipe.seed, "device": hardware.device, "dtype": hardware.dtype,
-                  "table": train},
+                  "table": train, **({"draw": DRAW} if draws(recipe.train) else {})},
         "evaluate": {"parent": inputs.parent_key, "corpus": inputs.corpus_key,
                      "seed": recipe.seed, "context": recipe.train.seq_len},
         "export": {"name": recipe.name, "parent": recipe.parent_name},

@@ -4,7 +4,8 @@
     GPU-days = FLOPs / (MFU x peak FLOP/s) / 86,400
 
 F: forward FLOPs per token (conventions of `pocketlm.model.cost`); the last F is the pass that
-scores every block before a later round, left out where the resampler reads no losses.
+scores every block before a later round, left out where the resampler reads no losses or recorded
+ones. A parent's pass (excess-loss) and probes are not in it.
 """
 
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ from pocketlm.model.cost import (
 from pocketlm.model.family import Part
 from pocketlm.model.shape import Shape
 from pocketlm.recipe import TrainTable
-from pocketlm.stages.train.resample import WITHOUT_LOSSES
+from pocketlm.stages.train.resample import scores_blocks
 from pocketlm.stages.train.schedule import explain_rate
 from pocketlm.units import show_bytes, show_count, show_seconds
 
@@ -163,7 +164,7 @@ def price(
 
 def _passes(table: TrainTable) -> float:
     """All rounds in passes of training; scoring is forward only, a third."""
-    scoring = 0.0 if table.resample in WITHOUT_LOSSES else 1 / 3
+    scoring = 1 / 3 if scores_blocks(table) else 0.0
     return min(1, table.rounds) + _later(table) * (table.keep_fraction + scoring)
 
 

@@ -100,7 +100,7 @@ class InheritTable(Table):
     of [train] seq_len tokens (Minitron: 1024 of 4096; LLM-Pruner: 10 of 64)."""
     mask_steps: int = Field(default=300, ge=2)
     """Steps of 8 calibration blocks in which masks learn (LLM-Shearing: 3200 of 32 x 4096)."""
-    mask_rate: float = Field(default=0.1, gt=0)
+    mask_rate: float = Field(default=0.3, gt=0)
     """Adam's learning rate of the masks' log alphas (LLM-Shearing: 1.0)."""
     mask_weights: Literal["frozen", "trained"] = "frozen"
     """Whether the parent's weights train along with the masks (at 1e-4, LLM-Shearing's rate); the

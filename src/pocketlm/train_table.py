@@ -4,20 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pocketlm.tables import Table
+from pocketlm.rounds_table import RoundsTable
 
 
-class TrainTable(Table):
+class TrainTable(RoundsTable):
     """Stage 4: multiple-round training (paper, section on model optimization)."""
 
-    rounds: int = Field(default=2, ge=0)
-    """Passes of training; 0 leaves the child as inherited."""
-    keep_fraction: float = Field(default=0.5, gt=0, le=1)
-    """Share of the blocks that each later round reads again (paper: 0.5)."""
-    resample: str = "softmax-loss"
-    """How later rounds choose their blocks: a name of RESAMPLERS."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Divides the losses before exp; 1 is the paper's, smaller makes the choice bite."""
     seq_len: int = Field(default=256, ge=8)
     """Tokens of a block."""
     batch_tokens: int = Field(default=4096, ge=8)
@@ -30,7 +22,7 @@ class TrainTable(Table):
     reference_batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens of a step that `reference_rate` was found at."""
     schedule: str = "linear"
-    """Shape of the rate over all rounds together: a name of SCHEDULES."""
+    """Shape of the rate, over all rounds or over each (`round_schedule`): a name of SCHEDULES."""
     warmup_fraction: float = Field(default=0.02, ge=0, le=0.5)
     """Share of the steps that ramp up (paper's release: 0.03)."""
     optimizer: str = "adamw"

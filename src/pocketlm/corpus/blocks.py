@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
-_MASK = np.uint64(2**64 - 1)
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,21 @@ def _feistel(value_B: Any, half_bits: int, key: int) -> Any:
     mask = np.uint64((1 << half_bits) - 1)
     left, right = value_B >> shift, value_B & mask
     for number in range(6):
-        mixed = _mix(right + np.uint64((key + number * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF))
+        mixed = mix64(right + np.uint64((key + number * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF))
         left, right = right, left ^ (mixed & mask)
     return left << shift | right
 
 
-def _mix(value: Any) -> Any:
-    """The finaliser of splitmix64 (Steele et al. 2014); products wrap at 2^64 on purpose."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9) & _MASK
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB) & _MASK
-    return value ^ (value >> np.uint64(31))
+def mix64(value_U: Any, scratch_U: Any = None) -> Any:
+    """The finaliser of splitmix64 (Steele et al. 2014), in place on uint64 and returned.
+
+    Products wrap at 2^64 on purpose. `scratch_U` is working memory of the same shape.
+    """
+    scratch_U = np.empty_like(value_U) if scratch_U is None else scratch_U
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        np.right_shift(value_U, np.uint64(shift), out=scratch_U)
+        value_U ^= scratch_U
+        value_U *= np.uint64(factor)
+    np.right_shift(value_U, np.uint64(31), out=scratch_U)
+    value_U ^= scratch_U
+    return value_U

@@ -116,6 +116,16 @@ def decode_read_bytes(shape: Shape, weight_format: str, context: int) -> int:
     return weight_bytes(shape, weight_format) - table + context * kv_bytes_per_token(shape)
 
 
+def layer_outputs(shape: Shape) -> int:
+    """Numbers that the matrix products inside the layers make for one token: what is normed,
+    rotated, activated or added after them. The head's are not among them."""
+    return sum(
+        copies * placed.dims[0]
+        for placed, copies in _tensors(shape)
+        if placed.row.per_layer and len(placed.dims) == 2
+    )
+
+
 def decode_bytes(shape: Shape, weight_format: str, context: int) -> int:
     """Peak memory of generating: weights, 16-bit cache of `context` positions, float32 logits.
 

@@ -13,8 +13,10 @@ from pocketlm.inputs import max_positions
 from pocketlm.method import pick
 from pocketlm.model.checkpoint import load_child, open_checkpoint, save_child
 from pocketlm.model.cost import count_params, flops_per_token
+from pocketlm.stages.train.rounds import units_drawn
 from pocketlm.steps.choosing import choosing_bits
 from pocketlm.steps.materials import Materials, Scores, write_json
+from pocketlm.steps.references import references_for
 
 if TYPE_CHECKING:
     from pocketlm.stages.inherit import Calibration
@@ -121,6 +123,7 @@ def train_step(run: Materials, files: Path, resume: Path) -> Scores:
         rng=run.rng("train"),
         checkpoints=resume,
         bits_per_byte=choosing_bits(run) if table.check_at else None,
+        references=references_for(run, blocks),
         progress=run.progress,
         **table.model_dump(),
     )
@@ -129,17 +132,32 @@ def train_step(run: Materials, files: Path, resume: Path) -> Scores:
     write_json(files / "log.json", list(trained.log))
     write_json(files / "checks.json", list(trained.checks))
     write_json(files / "choices.json", dict(trained.choices))
-    return _train_scores(trained, blocks)
+    if trained.probes:
+        probes = {"part_steps": trained.part_steps, "rows": list(trained.probes)}
+        write_json(files / "probes.json", probes)
+    return _train_scores(run, trained, blocks)
 
 
-def _train_scores(trained: "Trained", blocks: Blocks) -> Scores:
+def _train_flops(run: Materials, trained: "Trained", seq_len: int) -> float:
+    """Training is three passes forward, scoring one; the parent's with the child's vocabulary."""
+    own = flops_per_token(trained.child.shape, seq_len)
+    trained_tokens = trained.log[-1]["tokens"] if trained.log else 0
+    flops = own * (3 * trained_tokens + trained.num_scored * seq_len)
+    if trained.num_parent_scored:
+        assert run.inputs.parent is not None  # checked before anything ran
+        parent = open_checkpoint(run.inputs.parent).shape
+        parent = replace(parent, vocab_size=trained.child.shape.vocab_size)
+        flops += flops_per_token(parent, seq_len) * trained.num_parent_scored * seq_len
+    return float(flops)
+
+
+def _train_scores(run: Materials, trained: "Trained", blocks: Blocks) -> Scores:
     last = trained.log[-1] if trained.log else {"tokens": 0, "seconds": 0.0}
-    forward = flops_per_token(trained.child.shape, blocks.seq_len)
-    scored_tokens = len(trained.effective_sizes) * len(blocks) * blocks.seq_len
+    flops = _train_flops(run, trained, blocks.seq_len)
     scores = {
         "tokens": Score(last["tokens"], "tokens"),
         "bytes": Score(round(last["tokens"] * blocks.bytes_per_token), "bytes"),
-        "flops": Score(forward * (3 * last["tokens"] + scored_tokens), "FLOP, scoring included"),
+        "flops": Score(flops, "FLOP, scoring included"),
         "loop_seconds": Score(last["seconds"], "s, scoring included"),
         "skipped_steps": Score(trained.num_skipped, "steps"),
         "damaged_checkpoints": Score(len(trained.passed_over), "passed over"),
@@ -149,6 +167,8 @@ def _train_scores(trained: "Trained", blocks: Blocks) -> Scores:
     for check in trained.checks:
         name = f"bits_per_byte_at_{check['share']:g}"
         scores[name] = Score(check["bits_per_byte"], "bits/byte, choosing text")
+    _, units = units_drawn(run.recipe.train, len(blocks))
+    name = {"block": "blocks", "batch": "batches"}[run.recipe.train.unit]
     for number, size in enumerate(trained.effective_sizes, start=2):
-        scores[f"effective_blocks_round_{number}"] = Score(size, f"of {len(blocks)} blocks")
+        scores[f"effective_{name}_round_{number}"] = Score(size, f"of {units} {name}")
     return scores

@@ -332,8 +332,8 @@ def test_refusals(parent_folder: Path) -> None:
     shape = checkpoint.shape
     with pytest.raises(RecipeError, match=r"\[inherit\] layers = 'end'.*did you mean 'ends'"):
         inherit(checkpoint, shape, EVERY_TOKEN, layers="end", rng=rng())
-    with pytest.raises(RecipeError, match=r"\[inherit\] neurons = 'mask'"):
-        inherit(checkpoint, shape, EVERY_TOKEN, neurons="mask", rng=rng())
+    with pytest.raises(RecipeError, match=r"\[inherit\] neurons = 'masks'"):
+        inherit(checkpoint, shape, EVERY_TOKEN, neurons="masks", rng=rng())
     with pytest.raises(RecipeError, match="hidden = 54: the parent has 48"):
         inherit(checkpoint, replace(shape, hidden=54), EVERY_TOKEN, rng=rng())
     with pytest.raises(ParentError, match="token 60 of the tokenizer has no row"):

@@ -6,10 +6,12 @@ import pytest
 from pocketlm.recipe import TrainTable
 from pocketlm.stages.train.schedule import (
     MAX_DEFAULT_RATE,
+    ROUND_SCHEDULES,
     SCHEDULES,
     default_rate,
     explain_rate,
     peak_rate,
+    rate_share,
 )
 
 
@@ -59,3 +61,21 @@ def test_a_given_rate_goes_before_the_step_law() -> None:
 def test_half_a_rule_or_two_rates_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="reference_rate"):
         TrainTable(**wrong)
+
+
+@pytest.mark.parametrize("name", ROUND_SCHEDULES)
+def test_rounds_share_one_curve_or_have_their_own(name: str) -> None:
+    """Rounds of 100, 50 and 50 steps, a tenth of warm-up; in a curve of all 200 it takes 20."""
+    first_steps = [0, 100, 150, 200]
+    span = ROUND_SCHEDULES[name].function
+    linear = SCHEDULES["linear"].function
+    shares = [
+        rate_share(step, span(first_steps, step), warmup_fraction=0.1, decay=linear)
+        for step in range(200)
+    ]
+    rises = [step for step in range(1, 200) if shares[step] > shares[step - 1]]
+    if name == "continue":
+        assert rises == list(range(1, 20))
+    else:
+        assert rises == [*range(1, 10), *range(100, 105), *range(150, 155)]
+        assert shares[104] == shares[154] == 1.0

@@ -13,7 +13,6 @@ from pocketlm.errors import CorpusError, Interrupted, RecipeError, StageError
 from pocketlm.model.checkpoint import load_child
 from pocketlm.model.child import Child
 from pocketlm.model.loss import block_losses
-from pocketlm.progress import SILENT
 from pocketlm.stages.train import Trained, loop, train
 from pocketlm.stages.train.automatic import Choices
 from pocketlm.stages.train.loop import Learner
@@ -168,17 +167,6 @@ def test_ledger_is_the_loss_each_block_was_trained_with(child: Child, blocks: Bl
     with torch.inference_mode():
         expected = block_losses(child.network(), ids).numpy()
     np.testing.assert_allclose(trained.ledger_N, expected, rtol=1e-4)
-
-
-def test_hard_blocks_are_read_again_more_often(child: Child, blocks: Blocks) -> None:
-    learner = Learner(child, blocks, _table(rounds=2), [len(blocks)] * 2)
-    learner.run_round(0, np.arange(len(blocks)), key=1, progress=SILENT)
-    loss_N = learner.score(1, SILENT)
-    from pocketlm.stages.train.resample import softmax_loss
-
-    drawn = softmax_loss(loss_N, num_drawn=len(blocks) // 2, rng=np.random.default_rng(0))
-    left = np.setdiff1d(np.arange(len(blocks)), drawn)
-    assert loss_N[drawn].mean() > loss_N[left].mean()
 
 
 def test_no_rounds_leave_the_child_as_it_was(child: Child, blocks: Blocks) -> None:

@@ -18,6 +18,9 @@ LIMIT = log(100)  # of log alpha, LLM-Shearing's: nothing is ever quite decided
 START = 2.5  # ours: nearly open, and not so far from closing that no draw closes
 RAMP = 0.5  # share of the steps in which the target comes down from all units
 MULTIPLIER_RATE = 1.0
+# Of lambda_2, ours: with none the multipliers still climb when the target is reached, and overshoot
+# (docs/3-inherit.md); a gap of a tenth then costs about what the first nat of loss does.
+FIRST_SQUARE = 20.0
 
 
 class AxisGates:
@@ -30,6 +33,7 @@ class AxisGates:
         self.log_alpha = torch.full(dims, START, requires_grad=True)
         self.share = target / dims[-1]
         self._multipliers = torch.zeros(2, *dims[:-1])
+        self._multipliers[1] = FIRST_SQUARE
         self._sum = torch.zeros(dims, dtype=torch.float64)
         self._num_summed = 0
 

@@ -132,9 +132,11 @@ class MaskedNetwork:
             gate = self._gate(axis, layer)
             if gate is None:
                 return output
+            share = _root_share(gate)
             if bias is None:
-                return output * _root_share(gate)
-            return ((output - bias) * _root_share(gate) + bias) * gate
+                return output * share
+            masked: torch.Tensor = ((output - bias) * share + bias) * gate
+            return masked
 
         norm.register_forward_pre_hook(before)
         norm.register_forward_hook(after)

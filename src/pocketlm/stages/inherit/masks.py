@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+BETAS = (0.5, 0.95)  # ours: short memories, or log alphas go on where the multipliers turned
 WEIGHT_RATE = 1e-4  # LLM-Shearing's, beside masks that learn
 _EAGER_TOKENS = 512
 _EDGE = 1e-6  # the logarithm of a draw stays finite
@@ -54,7 +55,7 @@ def learn_masks(evidence: Evidence, shape: Shape, table: InheritTable) -> Calibr
     axes = axes_of(evidence.parent.shape, shape, kept_L, table)
     trained = None
     if axes:
-        trained = _train(evidence, kept_L, axes, table)
+        trained = train_gates(evidence, kept_L, axes, table)
     chances = {kind: gates.chances().numpy() for kind, gates in axes.items()}
     found = _over_parent(evidence.parent.shape, kept_L, chances)
     found["mask.target"] = target_of(shape)
@@ -88,7 +89,7 @@ def axes_of(
     return {k: AxisGates(dims, size) for k, (dims, size) in axes.items() if size < dims[-1]}
 
 
-def _train(
+def train_gates(
     evidence: Evidence, kept_L: tuple[int, ...], axes: Mapping[str, AxisGates], table: InheritTable
 ) -> Child | None:
     """Learn `axes` in place; the trained parent where its weights are trained too."""
@@ -101,9 +102,12 @@ def _train(
     # On CPU plain matmuls beat the fused kernel at short lengths, where there is a gradient.
     network = whole.network(attention="eager" if seq_len <= _EAGER_TOKENS else "sdpa")
     masked = MaskedNetwork(network.requires_grad_(trains), whole.shape)
-    optimizer = torch.optim.Adam([gates.log_alpha for gates in axes.values()], lr=table.mask_rate)
+    log_alphas = [gates.log_alpha for gates in axes.values()]
+    optimizer = torch.optim.Adam(log_alphas, lr=table.mask_rate, betas=BETAS)
     if trains:
-        optimizer.add_param_group({"params": list(network.parameters()), "lr": WEIGHT_RATE})
+        optimizer.add_param_group(
+            {"params": list(network.parameters()), "lr": WEIGHT_RATE, "betas": (0.9, 0.95)}
+        )
     batches = _batches(evidence.rng, ids_NT1)
     label = f"mask, the parent in memory: {show_bytes(size)}"
     with evidence.progress.task(label, table.mask_steps, "steps") as advance:

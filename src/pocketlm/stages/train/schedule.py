@@ -1,6 +1,7 @@
 """How fast to learn: the rate's shape over all steps, and its peak."""
 
 import math
+from collections.abc import Callable, Sequence
 
 from pocketlm.method import Method
 from pocketlm.recipe import TrainTable
@@ -31,6 +32,34 @@ SCHEDULES = {
     "cosine": Method(cosine, paper="arXiv 2402.02791, public configuration"),
     "wsd": Method(wsd, paper="arXiv 2404.06395"),
 }
+
+
+def continued(first_steps: Sequence[int], step: int) -> tuple[int, int]:
+    """One warm-up and one decay over all rounds."""
+    return first_steps[0], first_steps[-1]
+
+
+def rewarmed(first_steps: Sequence[int], step: int) -> tuple[int, int]:
+    """Every round warms up to the full peak and decays anew."""
+    number = max(n for n, first in enumerate(first_steps[:-1]) if first <= step)
+    return first_steps[number], first_steps[number + 1]
+
+
+ROUND_SCHEDULES = {
+    "continue": Method(continued, paper="ours; arXiv 2402.02791 does not say"),
+    "rewarm": Method(rewarmed, paper="after arXiv 2308.04014, re-warming; ours by round"),
+}
+
+
+def rate_share(
+    step: int, span: tuple[int, int], *, warmup_fraction: float, decay: Callable[[float], float]
+) -> float:
+    """Share of the peak rate at `step`, 0..1: warm-up, then `decay`, from span[0] to span[1]."""
+    total, done = span[1] - span[0], step - span[0]
+    warmup = max(1, round(warmup_fraction * total))
+    if done < warmup:
+        return (done + 1) / warmup
+    return decay((done - warmup) / max(1, total - warmup))
 
 
 def default_rate(num_params: int, num_tokens: int) -> float:
