@@ -20,6 +20,7 @@ from pocketlm.stages.inherit.hidden import HIDDEN_CUTS
 from pocketlm.stages.inherit.layers import LAYER_PICKS
 from pocketlm.stages.inherit.neurons import NEURON_SCORES
 from pocketlm.stages.inherit.refit import REFITS
+from pocketlm.stages.train.optim import OPTIMIZERS
 from pocketlm.stages.train.resample import RESAMPLERS, check_parent_losses
 from pocketlm.stages.train.schedule import ROUND_SCHEDULES, SCHEDULES
 
@@ -34,6 +35,7 @@ CHOICES: dict[str, Mapping[str, Method[Any]]] = {
     "inherit.refit": REFITS,
     "train.resample": RESAMPLERS,
     "train.schedule": SCHEDULES,
+    "train.optimizer": OPTIMIZERS,
     "train.round_schedule": ROUND_SCHEDULES,
     "export.formats": FORMATS,
 }

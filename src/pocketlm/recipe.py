@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 
 from pocketlm.design_table import DesignTable as DesignTable
 from pocketlm.design_table import ShapeTable as ShapeTable
-from pocketlm.rounds_table import RoundsTable
 from pocketlm.tables import Table, load_table
+from pocketlm.train_table import TrainTable as TrainTable
 
 
 class ParentRecipe(Table):
@@ -117,43 +117,6 @@ class InheritTable(Table):
                 "norm_energy: gains trained under masks fit the narrow stream already; leave it "
                 "false, or set mask_weights = 'frozen'"
             )
-        return self
-
-
-class TrainTable(RoundsTable):
-    """Stage 4: multiple-round training (paper, section on model optimization)."""
-
-    seq_len: int = Field(default=256, ge=8)
-    """Tokens of a block."""
-    batch_tokens: int = Field(default=4096, ge=8)
-    """Tokens of a step; at least one block."""
-    learning_rate: float | None = Field(default=None, gt=0)
-    """Peak rate. Default: the step law at this N and D, at most 3e-3 (docs/4-train.md)."""
-    schedule: str = "linear"
-    """Shape of the rate, over all rounds or over each (`round_schedule`): a name of SCHEDULES."""
-    warmup_fraction: float = Field(default=0.02, ge=0, le=0.5)
-    """Share of the steps that ramp up (paper's release: 0.03)."""
-    weight_decay: float = Field(default=0.1, ge=0)
-    """AdamW's, on matrices only (paper: 0.1)."""
-    clip: float = Field(default=1.0, gt=0)
-    """Largest gradient norm (paper's release: 1.0)."""
-    check_at: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
-    """Shares of all steps after which bits per byte of the choosing text (100 kB of it) is measured
-    and kept in `checks.json`: 0 is before training, 1 after it."""
-    planned_tokens: int | None = Field(default=None, ge=1)
-    """Tokens of the first round that `plan` prices, in place of what the corpus holds; changes no
-    number. With an explicit shape and vocabulary, `plan` then needs neither parent nor corpus."""
-    checkpoint_seconds: float = Field(default=60.0, gt=0)
-    """Seconds between checkpoints; changes no number."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the step; masters stay float32. `auto`: bfloat16 where the machine has it."""
-    engine: Literal["local"] = "local"
-    """Who runs the steps."""
-
-    @model_validator(mode="after")
-    def _block_fits_batch(self) -> "TrainTable":
-        if self.batch_tokens < self.seq_len:
-            raise ValueError(f"batch_tokens is below one block of seq_len = {self.seq_len}")
         return self
 
 

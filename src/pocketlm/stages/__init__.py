@@ -23,4 +23,5 @@ VERSIONS = {
     **dict.fromkeys(NEEDS, 1),
     "compact": 2,
     "inherit": 2,
+    "train": 2,
 }

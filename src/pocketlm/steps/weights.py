@@ -131,6 +131,7 @@ def train_step(run: Materials, files: Path, resume: Path) -> Scores:
     np.save(files / "ledger_N.npy", trained.ledger_N)
     write_json(files / "log.json", list(trained.log))
     write_json(files / "checks.json", list(trained.checks))
+    write_json(files / "choices.json", dict(trained.choices))
     if trained.probes:
         probes = {"part_steps": trained.part_steps, "rows": list(trained.probes)}
         write_json(files / "probes.json", probes)

@@ -1,5 +1,6 @@
 """What later rounds read, and the losses they choose by."""
 
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pocketlm.stages.train.choice import Choice
 from pocketlm.stages.train.draw import effective_size
 from pocketlm.stages.train.loop import Learner
 from pocketlm.stages.train.rounds import Round, carried, new_ledger, round_sizes
+from pocketlm.stages.train.step import Step
 
 SETTINGS: dict[str, Any] = {
     "rounds": 2,
@@ -158,21 +160,25 @@ def test_kills_change_nothing(
 ) -> None:
     """In a round, in the scoring pass (where there is one), in the next round."""
     whole = run(child, blocks, **changes)
-    losses, calls = Learner._losses, 0
+    usual = {name: getattr(Step, name) for name in ("gradients", "losses")}
+    calls = 0
     for limit in (9, 21, 17):
         calls = 0
 
-        def killed(self: Learner, ids: Any, limit: int = limit) -> torch.Tensor:
+        def killed(self: Step, ids: Any, *, name: str, limit: int = limit) -> torch.Tensor:
             nonlocal calls
             calls += 1
             if calls > limit:
                 raise KeyboardInterrupt
-            return losses(self, ids)
+            losses_B: torch.Tensor = usual[name](self, ids)
+            return losses_B
 
-        monkeypatch.setattr(Learner, "_losses", killed)
+        for name in usual:
+            monkeypatch.setattr(Step, name, partialmethod(killed, name=name))
         with pytest.raises(KeyboardInterrupt):
             run(child, blocks, tmp_path, **changes)
-    monkeypatch.setattr(Learner, "_losses", losses)
+    for name, function in usual.items():
+        monkeypatch.setattr(Step, name, function)
     resumed = run(child, blocks, tmp_path, **changes)
     assert np.array_equal(resumed.ledger_N, whole.ledger_N)
     assert all(torch.equal(resumed.child.tensors[n], t) for n, t in whole.child.tensors.items())

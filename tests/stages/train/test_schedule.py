@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
+from pocketlm.recipe import TrainTable
 from pocketlm.stages.train.schedule import (
     MAX_DEFAULT_RATE,
     ROUND_SCHEDULES,
     SCHEDULES,
     default_rate,
+    explain_rate,
+    peak_rate,
     rate_share,
 )
 
@@ -27,6 +30,37 @@ def test_step_law_at_a_published_point() -> None:
 
 def test_small_models_stay_under_the_cap() -> None:
     assert default_rate(2_000_000, 2_000_000) == MAX_DEFAULT_RATE
+
+
+def test_the_papers_square_root_and_its_warning() -> None:
+    """1e-4 at a million tokens a step is 1.41e-4 at two; above four the rule is in doubt."""
+    table = TrainTable(batch_tokens=2 * 10**6, reference_rate=1e-4, reference_batch_tokens=10**6)
+    assert peak_rate(table, 10**9, 10**12) == pytest.approx(1.414e-4, rel=1e-3)
+    assert "1.41e-04" in explain_rate(table, 10**9, 10**12)
+    assert "warning" not in explain_rate(table, 10**9, 10**12)
+    large = table.model_copy(update={"batch_tokens": 5 * 10**6})
+    assert "warning: above 4M" in explain_rate(large, 10**9, 10**12)
+
+
+def test_a_given_rate_goes_before_the_step_law() -> None:
+    table = TrainTable(learning_rate=1e-2)
+    assert peak_rate(table, 10**6, 10**6) == 1e-2
+    assert peak_rate(TrainTable(), 10**9, 10**9) == default_rate(10**9, 10**9)
+    assert "step law" in explain_rate(table, 10**6, 10**6)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"reference_rate": 1e-4},
+        {"reference_batch_tokens": 10**6},
+        {"reference_rate": 1e-4, "reference_batch_tokens": 10**6, "learning_rate": 1e-3},
+    ],
+    ids=str,
+)
+def test_half_a_rule_or_two_rates_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="reference_rate"):
+        TrainTable(**wrong)
 
 
 @pytest.mark.parametrize("name", ROUND_SCHEDULES)

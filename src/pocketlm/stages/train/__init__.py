@@ -5,7 +5,7 @@ blocks are drawn without replacement with p proportional to exp(loss), and the n
 those. Two rounds with half of the blocks in the second are the paper's choice.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ from pocketlm.tables import build_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from pocketlm.stages.train.loop import Learner
 
 __all__ = ["References", "Trained", "train"]
 
@@ -56,6 +58,8 @@ class Trained:
     """Damaged checkpoints that a resume refused, by name."""
     num_skipped: int
     """Steps left out because loss or gradient was not finite."""
+    choices: Mapping[str, Any]
+    """What the run decided by itself: attention, compile, micro_blocks, cross_entropy."""
 
 
 def train(
@@ -90,18 +94,24 @@ def train(
         if number and sizes[number] < num_blocks:
             chosen_K = learner.hard_blocks(number, key=keys[2 * number], progress=progress)
         learner.run_round(number, chosen_K, key=keys[2 * number + 1], progress=progress)
+    return _trained(learner)
+
+
+def _trained(learner: "Learner") -> Trained:
+    choice = learner.choice
     return Trained(
         child=learner.child(),
         log=tuple(learner.log),
         checks=tuple(learner.checks),
-        ledger_N=learner.choice.ledger_N,
-        effective_sizes=tuple(learner.choice.effective_sizes),
-        probes=tuple(learner.choice.probes),
-        part_steps=learner.choice.part_steps,
-        num_scored=learner.choice.num_scored,
-        num_parent_scored=learner.choice.num_parent_scored,
+        ledger_N=choice.ledger_N,
+        effective_sizes=tuple(choice.effective_sizes),
+        probes=tuple(choice.probes),
+        part_steps=choice.part_steps,
+        num_scored=choice.num_scored,
+        num_parent_scored=choice.num_parent_scored,
         passed_over=learner.passed_over,
         num_skipped=learner.num_skipped,
+        choices=learner.choices.as_dict(),
     )
 
 

@@ -15,19 +15,20 @@ import torch
 
 from pocketlm.corpus.blocks import Blocks, IntArray
 from pocketlm.errors import Interrupted, StageError
-from pocketlm.hardware import resolve_hardware
 from pocketlm.method import pick
 from pocketlm.model.child import Child
-from pocketlm.model.loss import block_losses
 from pocketlm.progress import Progress
 from pocketlm.recipe import TrainTable
+from pocketlm.stages.train.automatic import Choices, read_choices, try_choices
 from pocketlm.stages.train.checkpoint import Checkpoint, load_newest, save_checkpoint
 from pocketlm.stages.train.choice import Choice
-from pocketlm.stages.train.optim import adamw, optimizer_tensors, restore_optimizer
+from pocketlm.stages.train.optim import optimizer_tensors, restore_optimizer
+from pocketlm.stages.train.reader import Reader
 from pocketlm.stages.train.resample import References
 from pocketlm.stages.train.rounds import Round
-from pocketlm.stages.train.schedule import ROUND_SCHEDULES, SCHEDULES, default_rate, rate_share
+from pocketlm.stages.train.schedule import ROUND_SCHEDULES, SCHEDULES, peak_rate, rate_share
 from pocketlm.stages.train.signals import stop_requested
+from pocketlm.stages.train.step import Outcome, Step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,6 +38,7 @@ BitsPerByte = Callable[["PreTrainedModel"], float]
 
 _MAX_SKIPPED = 20
 _LOG_ROWS = 400
+_FETCH_EVERY = {"cpu": 1, "cuda": 64}  # steps: reading a result makes a GPU's queue run dry
 
 
 class Learner:
@@ -51,12 +53,9 @@ class Learner:
         bits_per_byte: BitsPerByte | None = None,
         references: References | None = None,
     ) -> None:
-        hardware = resolve_hardware(table.dtype)
-        self._device = torch.device(hardware.device)
-        self._dtype = getattr(torch, hardware.dtype)
-        # On CPU plain matmuls beat the fused kernel at these lengths, in training only.
-        attention = "eager" if hardware.device == "cpu" and blocks.seq_len <= 512 else "sdpa"
-        self._network = child.network(attention=attention).to(self._device).train()
+        self._compute = Step(child, table)
+        self._network = self._compute.network
+        self._reader = Reader(blocks, self._compute.device)
         self._config = child.config
         self._blocks, self._table, self._bits_per_byte = blocks, table, bits_per_byte
         self._batch_size = table.batch_tokens // table.seq_len
@@ -65,16 +64,14 @@ class Learner:
         self._log_every = max(1, sum(steps) // _LOG_ROWS)
         self._share_at = {round(share * sum(steps)): share for share in table.check_at}
         num_params = sum(p.numel() for p in self._network.parameters())
-        self._peak_rate = table.learning_rate or default_rate(
-            num_params, sum(round_sizes) * table.seq_len
-        )
+        self._peak_rate = peak_rate(table, num_params, sum(round_sizes) * table.seq_len)
         self._decay = pick(SCHEDULES, table.schedule, "[train] schedule")
         self._span = pick(ROUND_SCHEDULES, table.round_schedule, "[train] round_schedule")
         self.choice = Choice(blocks, table, references or References(), self._frozen_losses)
-        self._optimizer = adamw(self._network, weight_decay=table.weight_decay)
         self._checkpoints: Path | None = None
         self._step, self._tokens = 0, 0
-        self._seconds = 0.0
+        self._seconds = self._rate = 0.0
+        self._unread: list[tuple[int, IntArray, Outcome]] = []  # steps still on the device
         self._pending: list[tuple[float, float]] = []  # loss and norm of steps not yet in the log
         self.num_skipped = 0
         self.passed_over: tuple[str, ...] = ()
@@ -82,21 +79,24 @@ class Learner:
         self.checks: list[dict[str, float]] = []
 
     def resume(self, checkpoints: Path | None) -> None:
-        """Continue from the newest intact checkpoint under `checkpoints`, if there is one."""
-        self._checkpoints = checkpoints
-        if checkpoints is None:
-            return
-        found, self.passed_over = load_newest(checkpoints)
+        """Continue from the newest intact checkpoint under `checkpoints`, or begin."""
+        self._checkpoints, found = checkpoints, None
+        if checkpoints is not None:
+            found, self.passed_over = load_newest(checkpoints)
         if found is None:
+            self._try()
             return
         tensors, state = dict(found.tensors), found.state
         self.choice.restore(tensors, state)
         with torch.no_grad():
             for name, parameter in self._network.named_parameters():
                 parameter.copy_(tensors.pop(f"model.{name}"))
-        restore_optimizer(self._optimizer, self._network, tensors, state["step"] - state["skipped"])
+        updates = state["step"] - state["skipped"]
+        restore_optimizer(self._compute.optimizers, self._network, tensors, updates)
+        self._compute.choose(read_choices(state, self._table, self._compute.device.type))
         self._step, self._tokens = state["step"], state["tokens"]
-        self._seconds, self.log, self.checks = state["seconds"], state["log"], state["checks"]
+        self._seconds, self.log = state["seconds"], state["log"]
+        self.checks = state.get("checks", [])  # a checkpoint from before there were any
         self.num_skipped, self._pending = state["skipped"], [tuple(p) for p in state["pending"]]
         # Sums depend on how work is divided: as many threads as before, or the bits differ.
         torch.set_num_threads(state["threads"])
@@ -121,8 +121,10 @@ class Learner:
             while self._step < last:
                 begun = time.monotonic()
                 block_B = this.batch(self._step)
-                self._pending.append(self._update(block_B))
+                self._update(block_B)
                 self._step += 1
+                if self._step < last:
+                    self._reader.expect(this.batch(self._step))
                 self._tokens += block_B.size * self._table.seq_len
                 self._seconds += time.monotonic() - begun
                 if self._step % self._log_every == 0 or self._step == last:
@@ -152,6 +154,7 @@ class Learner:
                     if stop():
                         raise Interrupted("stopped while scoring; the same command resumes")
 
+                self._fetch()  # the ledger needs the last steps
                 self.choice.draw(number, key=key, progress=progress, pause=pause)
             self._seconds = before + time.monotonic() - begun
             self._save()
@@ -166,43 +169,55 @@ class Learner:
         }
         return Child(config=self._config, tensors=tensors)
 
-    def _update(self, block_B: IntArray) -> tuple[float, float]:
-        """One optimizer step; returns mean loss and gradient norm, NaN if the step was skipped."""
-        rate = self._peak_rate * self._rate_share()
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        losses_B = self._losses(self._blocks.batch(block_B))
-        loss = losses_B.mean()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-        norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._table.clip)
-        loss_value, norm_value = loss.item(), norm.item()
-        if math.isfinite(loss_value) and math.isfinite(norm_value):
-            self._optimizer.step()
-            self.choice.ledger_N[block_B] = losses_B.detach().cpu().numpy()
-        else:
+    @property
+    def choices(self) -> Choices:
+        """What was decided by itself, or taken from the checkpoint."""
+        return self._compute.choices
+
+    def _try(self) -> None:
+        """Choose by trying, where the run is long enough for it to pay."""
+        ids_BT1 = self._reader.take(np.arange(min(self._batch_size, len(self._blocks))))
+
+        def once(choices: Choices) -> None:
+            self._compute.choose(choices)
+            self._compute.gradients(ids_BT1)
+            self._compute.clear()
+
+        left, device = self._first_step[-1], self._compute.device.type
+        self._compute.choose(
+            try_choices(self.choices, self._table, step=once, steps_left=left, device=device)
+        )
+
+    def _update(self, block_B: IntArray) -> None:
+        """One optimizer step; its results are read every few steps."""
+        self._rate = self._peak_rate * self._rate_share()
+        outcome = self._compute.update(self._reader.take(block_B), rate=self._rate)
+        self._unread.append((self._step, block_B, outcome))
+        if len(self._unread) >= _FETCH_EVERY[self._compute.device.type]:
+            self._fetch()
+
+    def _fetch(self) -> None:
+        """Read the results of the last steps: ledger and log, and whether any was skipped."""
+        unread, self._unread = self._unread, []
+        for step, block_B, outcome in unread:
+            losses_B, norm = outcome.losses_B.cpu().numpy(), outcome.norm.item()
+            self._pending.append((float(losses_B.mean()), norm))
+            if np.isfinite(losses_B).all() and math.isfinite(norm):
+                self.choice.ledger_N[block_B] = losses_B
+                continue
             self.num_skipped += 1
             if self.num_skipped > _MAX_SKIPPED:
                 raise StageError(
-                    f"step {self._step}: loss {loss_value} for the {self.num_skipped}th time "
-                    f"(blocks {block_B[:4].tolist()}...); lower learning_rate"
+                    f"step {step}: loss {losses_B.mean()}, gradient norm {norm}: not finite for "
+                    f"the {self.num_skipped}th time (blocks {block_B[:4].tolist()}...); lower "
+                    "learning_rate"
                 )
-        self._optimizer.zero_grad(set_to_none=True)
-        return loss_value, norm_value
-
-    def _losses(self, ids: IntArray) -> torch.Tensor:
-        ids_BT1 = torch.from_numpy(ids).to(self._device)
-        with torch.autocast(
-            self._device.type, dtype=torch.bfloat16, enabled=self._dtype is torch.bfloat16
-        ):
-            return block_losses(self._network, ids_BT1)
 
     def _frozen_losses(self, ids_BT1: IntArray) -> Scores:
         """Losses of blocks under the child as it stands, shape (B,)."""
-        self._network.eval()
-        with torch.inference_mode():
-            losses_B: Scores = self._losses(ids_BT1).cpu().numpy()
-        self._network.train()
-        return losses_B
+        losses_B = self._compute.losses(torch.from_numpy(ids_BT1).to(self._compute.device))
+        scores_B: Scores = losses_B.cpu().numpy()
+        return scores_B
 
     def _rate_share(self) -> float:
         span = self._span(self._first_step, self._step)
@@ -211,13 +226,14 @@ class Learner:
 
     def _write_row(self, number: int) -> None:
         """Means of the finite steps since the last row; where there is none, no loss is written."""
+        self._fetch()
         losses, norms = np.array(self._pending).T
         finite = np.isfinite(losses) & np.isfinite(norms)
         row: dict[str, float] = {
             "step": self._step,
             "round": number + 1,
             "tokens": self._tokens,
-            "rate": self._optimizer.param_groups[0]["lr"],
+            "rate": self._rate,
             "seconds": round(self._seconds, 3),
         }
         if finite.any():
@@ -231,9 +247,8 @@ class Learner:
         seen = {row["step"] for row in self.checks}
         if self._bits_per_byte is None or self._step not in self._share_at.keys() - seen:
             return
-        self._network.eval()
-        bits = self._bits_per_byte(self._network)
-        self._network.train()
+        with self._compute.scoring() as network:
+            bits = self._bits_per_byte(network)
         share = self._share_at[self._step]
         row = {"share": share, "step": self._step, "tokens": self._tokens, "bits_per_byte": bits}
         self.checks.append(row)
@@ -244,10 +259,11 @@ class Learner:
         self._seconds += time.monotonic() - begun
 
     def _save(self) -> None:
+        self._fetch()
         if self._checkpoints is None:
             return
         tensors = {f"model.{n}": p.detach().cpu() for n, p in self._network.named_parameters()}
-        tensors |= optimizer_tensors(self._optimizer, self._network)
+        tensors |= optimizer_tensors(self._compute.optimizers, self._network)
         tensors |= self.choice.tensors()
         state = {
             "step": self._step,
@@ -257,6 +273,7 @@ class Learner:
             "log": self.log,
             "checks": self.checks,
             "pending": self._pending,
+            "choices": self.choices.as_dict(),
             "threads": torch.get_num_threads(),
             **self.choice.state(),
         }

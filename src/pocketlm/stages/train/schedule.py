@@ -4,8 +4,12 @@ import math
 from collections.abc import Callable, Sequence
 
 from pocketlm.method import Method
+from pocketlm.recipe import TrainTable
+from pocketlm.units import show_count
 
 MAX_DEFAULT_RATE = 3e-3
+SAFE_BATCH_TOKENS = 4_000_000
+"""Above it convergence slows and the exponent is no longer 0.5 (paper)."""
 
 
 def linear(done: float) -> float:
@@ -66,3 +70,36 @@ def default_rate(num_params: int, num_tokens: int) -> float:
     """
     step_law: float = 1.79 * num_params**-0.713 * num_tokens**0.307
     return min(MAX_DEFAULT_RATE, step_law)
+
+
+def peak_rate(table: TrainTable, num_params: int, num_tokens: int) -> float:
+    """The rate after warm-up: as given, by the paper's rule, or by the step law.
+
+    `num_tokens` are those of all rounds.
+    """
+    if table.learning_rate is not None:
+        return table.learning_rate
+    if table.reference_rate is not None and table.reference_batch_tokens is not None:
+        return square_root_rate(
+            table.reference_rate, table.batch_tokens / table.reference_batch_tokens
+        )
+    return default_rate(num_params, num_tokens)
+
+
+def square_root_rate(reference_rate: float, batch_ratio: float) -> float:
+    """lr0 (B / B0)^0.5 (arXiv 2402.02791, batch size and learning rate)."""
+    return reference_rate * math.sqrt(batch_ratio)
+
+
+def explain_rate(table: TrainTable, num_params: int, num_tokens: int) -> str:
+    """The peak rate, where it comes from, and what the other rule says."""
+    law = f"step law {default_rate(num_params, num_tokens):.2e}"
+    peak, batch = peak_rate(table, num_params, num_tokens), show_count(float(table.batch_tokens))
+    if table.reference_rate is None:
+        chosen = f"{peak:.2e} as given; {law}" if table.learning_rate else law
+        return f"{chosen}; doubling the batch of {batch} tokens would call for x 1.41 (paper)"
+    begun = f"{table.reference_rate:.2e} at {show_count(float(table.reference_batch_tokens or 0))}"
+    text = f"{peak:.2e}, the paper's square root from {begun} tokens a step to {batch}; {law}"
+    if table.batch_tokens > SAFE_BATCH_TOKENS:
+        text += f"; warning: above {show_count(float(SAFE_BATCH_TOKENS))} the rule no longer holds"
+    return text
