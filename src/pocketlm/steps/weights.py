@@ -8,7 +8,7 @@ import numpy as np
 
 from pocketlm.artifact import Score
 from pocketlm.corpus.blocks import Blocks
-from pocketlm.corpus.shards import open_shard
+from pocketlm.corpus.shards import open_tokens
 from pocketlm.inputs import max_positions
 from pocketlm.method import pick
 from pocketlm.model.checkpoint import load_child, open_checkpoint, save_child
@@ -52,10 +52,8 @@ def _load_calibration(folder: Path) -> "Calibration | None":
 
 
 def _train_blocks(run: Materials) -> Blocks:
-    tokens, seq_len = run.made["tokens"], run.recipe.train.seq_len
-    num_tokens = int(run.made["compact"].scores["vocab_size"].value)
-    shard = open_shard(tokens.folder, "train", num_tokens=num_tokens)
-    return Blocks(shard.tokens, seq_len, shard.num_bytes / len(shard.tokens))
+    row = open_tokens(run.made["tokens"].folder, "train")
+    return Blocks(row, run.recipe.train.seq_len)
 
 
 def inherit_step(run: Materials, files: Path, resume: Path) -> Scores:
@@ -124,7 +122,7 @@ def _train_scores(trained: "Trained", blocks: Blocks) -> Scores:
     scored_tokens = len(trained.effective_sizes) * len(blocks) * blocks.seq_len
     scores = {
         "tokens": Score(last["tokens"], "tokens"),
-        "bytes": Score(round(last["tokens"] * blocks.bytes_per_token), "bytes"),
+        "bytes": Score(trained.num_bytes, "bytes"),
         "flops": Score(forward * (3 * last["tokens"] + scored_tokens), "FLOP, scoring included"),
         "loop_seconds": Score(last["seconds"], "s, scoring included"),
         "skipped_steps": Score(trained.num_skipped, "steps"),

@@ -40,6 +40,8 @@ class Trained:
     was close to uniform."""
     passed_over: tuple[str, ...]
     """Damaged checkpoints that a resume refused, by name."""
+    num_bytes: int
+    """UTF-8 bytes read by the steps of all rounds."""
     num_skipped: int
     """Steps left out because loss or gradient was not finite."""
 
@@ -69,12 +71,14 @@ def train(
     sizes = [num_blocks] + [later] * (table.rounds - 1)
     learner = Learner(child, blocks, table, sizes, bits_per_byte)
     learner.resume(checkpoints)
+    num_bytes = 0
     for number in range(table.rounds):
         chosen_K = np.arange(num_blocks)
         if number and later < num_blocks:
             draw_rng = np.random.default_rng(seeds[2 * number])
             chosen_K = learner.hard_blocks(number, later, rng=draw_rng, progress=progress)
         learner.run_round(number, chosen_K, key=seeds[2 * number + 1], progress=progress)
+        num_bytes += blocks.num_bytes(chosen_K)
     return Trained(
         child=learner.child(),
         log=tuple(learner.log),
@@ -82,6 +86,7 @@ def train(
         ledger_N=learner.ledger_N,
         effective_sizes=tuple(learner.effective_sizes),
         passed_over=learner.passed_over,
+        num_bytes=num_bytes,
         num_skipped=learner.num_skipped,
     )
 
