@@ -40,6 +40,9 @@ class CorpusTable(Table):
     """Column or key that holds the text in .jsonl and .parquet."""
     max_bytes: int | None = Field(default=None, ge=1)
     """Training text used at most, UTF-8 bytes; the held-out part is never cut. Default: all."""
+    weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    """Source (an entry of corpus.files, its last parts) -> how often a pass of training reads it:
+    2 twice, 0.5 every second block, 0 never (docs/4-train.md). Default: 1."""
 
 
 class CompactTable(Table):
@@ -112,6 +115,9 @@ class TrainTable(Table):
     """Divides the losses before exp; 1 is the paper's, smaller makes the choice bite."""
     seq_len: int = Field(default=256, ge=8)
     """Tokens of a block."""
+    document_mask: bool = False
+    """Documents that share a block do not see each other, and places count from each one's start
+    (SmolLM3). Default: a block is read as one text."""
     batch_tokens: int = Field(default=4096, ge=8)
     """Tokens of a step; at least one block."""
     learning_rate: float | None = Field(default=None, gt=0)

@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from pocketlm.cli.corpus import corpus
 from pocketlm.cli.options import printable
 from pocketlm.cli.verbs import app
 from pocketlm.errors import Interrupted, PocketLMError
@@ -19,6 +20,8 @@ from pocketlm.hardware import PROCESS_SETTINGS, restart_with
 
 # Typer carries its own click; this is the public way to the class of wrong words and options.
 UsageError: Any = typer.BadParameter.__bases__[0]
+
+app.command()(corpus)
 
 
 def main() -> None:

@@ -60,12 +60,11 @@ def encode_jobs(jobs: Iterator[Job], tokenizer: Tokenizer, *, workers: int) -> I
     if workers == 1:
         yield from (_encode(tokenizer, dtype, job) for job in jobs)
         return
-    ids = {name: getattr(tokenizer, name) for name in ("bos_id", "eos_id", "pad_id", "unk_id")}
     pool = ProcessPoolExecutor(
         workers,
         mp_context=get_context("spawn"),
         initializer=_begin,
-        initargs=(tokenizer.backend.to_str(), ids, dtype),
+        initargs=(tokenizer.backend.to_str(), tokenizer.bos_id, tokenizer.eos_id, dtype),
     )
     running: deque[Future[Encoded]] = deque()
     try:
@@ -92,7 +91,7 @@ def _encode(tokenizer: Tokenizer, dtype: "np.dtype[Any]", job: Job) -> Encoded:
 _encoder: tuple[Tokenizer, "np.dtype[Any]"] | None = None  # of a worker process, set once
 
 
-def _begin(document: str, ids: dict[str, int | None], dtype: "np.dtype[Any]") -> None:
+def _begin(document: str, bos_id: int | None, eos_id: int | None, dtype: "np.dtype[Any]") -> None:
     """Make a worker: one thread, deaf to Ctrl-C, gone when its parent is, killed or not."""
     global _encoder
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -107,7 +106,7 @@ def _begin(document: str, ids: dict[str, int | None], dtype: "np.dtype[Any]") ->
     threading.Thread(target=follow, daemon=True).start()
     backend = tokenizers.Tokenizer.from_str(document)
     backend.encode_special_tokens = True  # not part of the document
-    _encoder = Tokenizer(backend=backend, **ids), dtype
+    _encoder = Tokenizer(backend=backend, bos_id=bos_id, eos_id=eos_id), dtype
 
 
 def _encode_here(job: Job) -> Encoded:

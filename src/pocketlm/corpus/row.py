@@ -89,6 +89,11 @@ class TokenRow:
             spans[source] = Span(source, start, self._starts[number + 1])
         return tuple(spans.values())
 
+    def bytes_of(self, span: Span) -> int:
+        """UTF-8 bytes of one span's documents."""
+        start, stop = self.bytes_before(np.array([span.start, span.stop])).tolist()
+        return int(stop - start)
+
     def windows(self, start_B: IntArray, width: int) -> IntArray:
         """Ids of `width` tokens from each start, int64, shape (B, W)."""
         ids_BW = np.empty((len(start_B), width), np.int64)

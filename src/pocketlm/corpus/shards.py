@@ -133,8 +133,8 @@ def _records(folder: Path, split: Split) -> dict[str, Record]:
                         "token_bytes": size // max(1, tokens)}}  # fmt: skip
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-        size = {"token_bytes": about["token_bytes"]}
-        return {n: r | size for n, r in about["parts"].items() if n.startswith(f"{split}/")}
+        width = {"token_bytes": about["token_bytes"]}
+        return {n: r | width for n, r in about["parts"].items() if n.startswith(f"{split}/")}
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedArtifact(f"{path}: cannot be read ({error!r})") from None
 

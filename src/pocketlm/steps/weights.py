@@ -8,7 +8,9 @@ import numpy as np
 
 from pocketlm.artifact import Score
 from pocketlm.corpus.blocks import Blocks
+from pocketlm.corpus.mixture import mix
 from pocketlm.corpus.shards import open_tokens
+from pocketlm.errors import DamagedArtifact
 from pocketlm.inputs import max_positions
 from pocketlm.method import pick
 from pocketlm.model.checkpoint import load_child, open_checkpoint, save_child
@@ -52,8 +54,15 @@ def _load_calibration(folder: Path) -> "Calibration | None":
 
 
 def _train_blocks(run: Materials) -> Blocks:
-    row = open_tokens(run.made["tokens"].folder, "train")
-    return Blocks(row, run.recipe.train.seq_len)
+    tokens, seq_len = run.made["tokens"].folder, run.recipe.train.seq_len
+    row, weights = open_tokens(tokens, "train"), run.recipe.corpus.weights
+    if not weights:
+        return Blocks(row, seq_len)
+    if not all(span.source for span in row.spans):
+        raise DamagedArtifact(
+            f"{tokens}: made before sources were kept; weights need --redo tokens"
+        )
+    return Blocks(row, seq_len, mixture=mix(row.spans, weights, seq_len))
 
 
 def inherit_step(run: Materials, files: Path, resume: Path) -> Scores:

@@ -200,10 +200,13 @@ class Learner:
 
     def _losses(self, block_B: IntArray) -> torch.Tensor:
         ids_BT1 = torch.from_numpy(self._blocks.batch(block_B)).to(self._device)
+        place_BT = None
+        if self._table.document_mask:
+            place_BT = torch.from_numpy(self._blocks.positions(block_B)).to(self._device)
         with torch.autocast(
             self._device.type, dtype=torch.bfloat16, enabled=self._dtype is torch.bfloat16
         ):
-            return block_losses(self._network, ids_BT1)
+            return block_losses(self._network, ids_BT1, place_BT)
 
     def _rate_share(self) -> float:
         total = self._first_step[-1]
