@@ -81,7 +81,11 @@ def test_wrong_paths_are_one_line(
 
 
 def test_an_interrupted_call_goes_on_and_another_begins_anew(
-    call: Call, tmp_path: Path, tiny_text: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call,
+    tmp_path: Path,
+    tiny_text: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(shards, "PART_BYTES", 20_000)
     monkeypatch.setattr(shards, "_JOB_BYTES", 5_000)
@@ -98,6 +102,7 @@ def test_an_interrupted_call_goes_on_and_another_begins_anew(
 
     monkeypatch.setattr(Tokenizer, "encode_batch", counting)
     assert call() == 75
+    assert "the same command continues" in capsys.readouterr().err
     assert not (tmp_path / "tokens").exists()
     kept = list((tmp_path / ".tokens.unfinished").rglob("*.json"))
     assert kept

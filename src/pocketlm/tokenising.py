@@ -67,8 +67,9 @@ class TokenisedFiles:
         rows = [f"{'split':<8} {'tokens':>10} {'text':>10} {'bytes/token':>12}  source"]
         for line in self.held:
             ratio = line.num_bytes / max(1, line.tokens)
-            rows.append(f"{line.split:<8} {show_count(line.tokens):>10} "
-                        f"{show_bytes(line.num_bytes):>10} {ratio:>12.3f}  {line.source}")  # fmt: skip
+            text = show_bytes(line.num_bytes)
+            rows.append(f"{line.split:<8} {show_count(line.tokens):>10} {text:>10} "
+                        f"{ratio:>12.3f}  {line.source}")  # fmt: skip
         if self.num_bad_lines:
             rows.append(f"{self.num_bad_lines} lines held no text and were left out")
         return [*rows, "", f"tokens  {self.folder}"]

@@ -1,6 +1,7 @@
 """`document_mask`: a packed block costs what its documents cost alone."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,7 +42,7 @@ def packed_and_alone(network: Any, blocks: Blocks) -> tuple[Any, Any, Any]:
             begins = [*(place_T == 0).nonzero()[:, 0].tolist(), blocks.seq_len]
             sums = [
                 block_losses(network, ids_T1[None, begin : end + 1]) * (end - begin)
-                for begin, end in zip(begins, begins[1:], strict=False)
+                for begin, end in pairwise(begins)
             ]
             alone.append(torch.cat(sums).sum() / blocks.seq_len)
     return packed, plain, torch.stack(alone)
