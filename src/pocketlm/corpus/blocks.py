@@ -3,7 +3,6 @@
 Shapes: N blocks, B of them in a batch, T = seq_len tokens.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -45,13 +44,20 @@ class Blocks:
         began before it, shape (B, T). A plain array is one document."""
         return self._row.positions(self._starts(blocks_B), self.seq_len)
 
-    def num_bytes(self, blocks_B: IntArray) -> int:
-        """UTF-8 bytes of the inputs of the given blocks, from the bytes of each document.
+    def num_bytes(self, blocks_B: IntArray | None = None) -> int:
+        """UTF-8 bytes of the inputs of the given blocks, or of all, from those of each document.
 
         Blocks that lie side by side have exactly the bytes between their ends, so a pass has those
         of its text; a document that an edge cuts is split in proportion to its tokens.
         """
-        return sum(self._num_bytes(part_B) for part_B in _slices(blocks_B))
+        num_blocks = len(self) if blocks_B is None else len(blocks_B)
+        total = 0
+        for start in range(0, num_blocks, _BLOCKS_AT_ONCE):
+            stop = min(start + _BLOCKS_AT_ONCE, num_blocks)
+            total += self._num_bytes(
+                np.arange(start, stop) if blocks_B is None else blocks_B[start:stop]
+            )
+        return total
 
     def _num_bytes(self, blocks_B: IntArray) -> int:
         start_B = self._starts(blocks_B)
@@ -68,11 +74,6 @@ class Blocks:
         if isinstance(self.tokens, TokenRow):
             return self.tokens
         return row_of(self.tokens, round(len(self.tokens) * self.bytes_per_token))
-
-
-def _slices(blocks_B: IntArray) -> Iterator[IntArray]:
-    for start in range(0, len(blocks_B), _BLOCKS_AT_ONCE):
-        yield blocks_B[start : start + _BLOCKS_AT_ONCE]
 
 
 def shuffled(position_B: IntArray, *, size: int, key: int) -> IntArray:

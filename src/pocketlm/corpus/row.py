@@ -31,7 +31,7 @@ class Part:
     def bytes_before(self, position_B: IntArray) -> IntArray:
         """UTF-8 bytes before each position, 0..T; inside a document in proportion to its ids,
         rounded down."""
-        document_B = np.searchsorted(self.ends_D, position_B, side="right")
+        document_B = self.document_at(position_B)
         inside_B = document_B < len(self.ends_D)
         document_B[~inside_B] = 0  # at the very end: nothing is split
         starts_B = np.where(document_B > 0, self.ends_D[document_B - 1], 0).astype(np.int64)
@@ -41,6 +41,14 @@ class Part:
             inside_B, self._sums_D1[document_B] + split_B, self._sums_D1[-1]
         )
         return before_B
+
+    def document_at(self, position_B: IntArray) -> IntArray:
+        """The document each position is in; the number of documents at the very end."""
+        # Of another type, the positions would make NumPy convert all ends first.
+        found_B: IntArray = np.searchsorted(
+            self.ends_D, position_B.astype(self.ends_D.dtype), side="right"
+        )
+        return found_B
 
     @cached_property
     def _sums_D1(self) -> IntArray:
@@ -108,7 +116,8 @@ class TokenRow:
         for row, start in zip(begins_BW, start_B.tolist(), strict=True):
             for at, part, first, count in self._pieces(start, width):
                 row[at] = at  # a part begins with a document
-                low, high = np.searchsorted(part.ends_D, [first + 1, first + count])
+                # Ends inside the piece: behind its first token, not behind its last.
+                low, high = part.document_at(np.array([first, first + count - 1])).tolist()
                 inside = at + part.ends_D[low:high].astype(np.int64) - first
                 row[inside] = inside
         steps_W = np.arange(width)
