@@ -111,12 +111,15 @@ def speed_table() -> str:
     lines = [
         f"On {found['model'].removeprefix('the machine pocketlm runs on, ')}, float32:",
         "",
-        "| layers x hidden | tokens/s measured | predicted | error |",
-        "|---|---|---|---|",
+        "| layers x hidden | tokens/s, best round | predicted | error | median round | slowest / "
+        "fastest |",
+        "|---|---|---|---|---|---|",
     ]
     for row in found["transformers"]["checked"]:
         numbers = f"{row['measured']:.0f} | {row['predicted']:.0f} | {row['error']:+.1%}"
-        lines.append(f"| {row['shape']} | {numbers} |")
+        # Numbers from before medians were kept have none.
+        median = f"{row['tokens_per_s_median']:.0f}" if "tokens_per_s_median" in row else ""
+        lines.append(f"| {row['shape']} | {numbers} | {median} | {row['spread']:.2f} |")
     return "\n".join(lines)
 
 

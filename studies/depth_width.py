@@ -19,7 +19,8 @@ from pocketlm.ablation.study import load_study
 from pocketlm.model.cost import count_params
 from pocketlm.model.shape import Shape
 from pocketlm.report import COLOUR, SERIES, draw, stand_alone
-from pocketlm.stages.design.latency import time_shapes
+from pocketlm.stages.design import TRANSFORMERS
+from pocketlm.stages.design.timed import time_shapes
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "depth-width"
 VOCAB_SIZE = 2048
@@ -28,10 +29,11 @@ VOCAB_SIZE = 2048
 def main(out: Path) -> None:
     """Read the finished runs under `out`, time the shapes, write numbers, a table and a plot."""
     rows = _rows(out)
-    timings = time_shapes([row.pop("shape_") for row in rows], rng=np.random.default_rng(0))
+    shapes = [row.pop("shape_") for row in rows]
+    timings = time_shapes(shapes, TRANSFORMERS, rng=np.random.default_rng(0))
     for row, timing in zip(rows, timings, strict=True):
-        row |= {"tokens_per_s": 1 / timing.token_s, "spread": timing.spread,
-                "prompt_tokens_per_s": timing.prompt_tokens / timing.prompt_s}  # fmt: skip
+        row |= timing.as_dict()
+        row["prompt_tokens_per_s"] = 1000 * timing.prompt_tokens / row["first_token_ms"]
     depth = [row for row in rows if row["grid"] in ("depth", "both")]
     ffn = [row for row in rows if row["grid"] in ("ffn", "both")]
     numbers = {

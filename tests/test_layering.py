@@ -31,7 +31,8 @@ LEVELS = (
     ("artifact", "device", "hardware", "progress", "report"),
     ("method",),
     ("recipe",),
-    ("design_table",),
+    ("design_table", "train_table"),
+    ("rounds_table",),
     ("tables",),
     ("units", "errors", "stages"),
 )

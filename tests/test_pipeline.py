@@ -134,9 +134,23 @@ def test_only_what_a_change_touches_is_made(
     assert reused(seed=1) == ALL - {"train", "evaluate", "export"}
     assert reused(evaluate__sample_tokens=3) == ALL - {"evaluate"}
     assert reused(inherit__neurons="l1") == ALL - MADE_FROM_INHERIT
-    assert reused(inherit__calibration_blocks=7) == ALL  # `l2` looks at no text
-    assert reused(inherit__neurons="energy") == ALL - MADE_FROM_INHERIT - {"calibration"}
+    assert reused(inherit__neurons="energy") == ALL - MADE_FROM_INHERIT  # as measured for `auto`
+    recalibrated = ALL - MADE_FROM_INHERIT - {"calibration"}
+    assert reused(inherit__calibration_blocks=7) == recalibrated
+    assert reused(inherit__neurons="taylor") == recalibrated
     assert reused(corpus__max_bytes=30_000) == set()
+
+
+def test_methods_without_text_need_no_calibration(tiny_recipe: Path) -> None:
+    data_free = {"neurons": "l2", "hidden": "score", "norm_energy": False, "refit": "none"}
+    changes = {f"inherit.{key}": value for key, value in data_free.items()}
+
+    def keys(**more: Any) -> dict[str, str]:
+        recipe = load_recipe(tiny_recipe, changes={**changes, **more})
+        return {step.stage: step.key for step in plan(recipe)}
+
+    assert keys(**{"inherit.calibration_blocks": 7}) == keys()
+    assert keys(**{"inherit.neurons": "energy"})["calibration"] != keys()["calibration"]
 
 
 def test_another_size_and_score_cost_no_new_calibration(tiny_recipe: Path, tmp_path: Path) -> None:
@@ -166,6 +180,38 @@ def test_another_size_and_score_cost_no_new_calibration(tiny_recipe: Path, tmp_p
         redo="inherit",
     )
     assert again.artifacts["inherit"].manifest["files"] == kept
+
+
+def test_masks_are_learned_once_for_a_shape(tiny_recipe: Path, tmp_path: Path) -> None:
+    """What is done with them later costs no new ones; another shape, step or draw does."""
+
+    def changed(**changes: Any) -> Recipe:
+        keys = {key.replace("__", "."): value for key, value in changes.items()}
+        masked = {
+            "inherit.neurons": "mask",
+            "inherit.mask_steps": 3,
+            "inherit.mask_weights": "trained",
+            "inherit.calibration_blocks": 8,
+        }
+        return load_recipe(tiny_recipe, changes={**masked, **keys})
+
+    run = make(changed(), out=tmp_path, until="inherit")
+    files = run.artifacts["calibration"].manifest["files"]
+    assert {"hidden.mask.npy", "mask.target.npy", "trained/model.safetensors"} <= set(files)
+    again = make(changed(name="other", inherit__refit="output"), out=tmp_path, until="inherit")
+    assert again.reused == ALL - MADE_FROM_INHERIT
+    redone = make(changed(), out=tmp_path, until="inherit", redo="calibration")
+    assert (
+        redone.artifacts["inherit"].manifest["files"] == run.artifacts["inherit"].manifest["files"]
+    )
+    for other in (
+        {"design__max_params": 14_000},
+        {"inherit__mask_steps": 4},
+        {"inherit__mask_weights": "frozen"},
+        {"seed": 1},
+    ):
+        steps = plan(changed(name="other", **other), out=tmp_path)
+        assert "calibration" not in {step.stage for step in steps if step.reused}, other
 
 
 def test_every_part_of_inherit_from_a_recipe(tiny_recipe: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pocketlm.run_report import (
     run_report,
     verdict,
 )
+from pocketlm.run_report.forgetting import ForgettingNotes, PartCurve, given_back
 from pocketlm.run_report.vocabulary import CoveragePoint, VocabularyNotes
 
 PARTS = {"embedding": 40, "attention": 30, "ffn": 28, "norms": 2, "head": 0}
@@ -104,7 +105,13 @@ def test_verdict_without_a_parent() -> None:
 
 
 def test_the_shape_s_section_says_what_was_chosen_and_why_others_lost() -> None:
-    from pocketlm.run_report.shapes import ShapeLine, ShapeNotes, shape_lines, shape_section
+    from pocketlm.run_report.shapes import (
+        ShapeLine,
+        ShapeNotes,
+        TimedLine,
+        shape_lines,
+        shape_section,
+    )
 
     def line(layers: int, why: str) -> ShapeLine:
         return ShapeLine(
@@ -124,3 +131,23 @@ def test_the_shape_s_section_says_what_was_chosen_and_why_others_lost() -> None:
     assert "more than 8 layers" in page
     assert "chosen" in shape_lines(notes)[1]
     assert shape_section(None) == []
+    assert "timed here" not in page
+    timed = TimedLine(tokens_per_s=250, tokens_per_s_median=125, spread=3.5, prompt_tokens=64,
+                      first_token_ms=1.5, first_token_ms_median=1.75,
+                      first_token_spread=2.5)  # fmt: skip
+    replace = dataclasses.replace
+    measured = replace(notes, short_list=[replace(lines[0], timed=timed), lines[1]])
+    page = "".join(shape_section(measured))
+    for shown in ("timed here", "250", "125", "3.50", "1.5", "1.75", "2.50", "prompts of 64"):
+        assert shown in page
+
+
+def test_forgetting_is_the_gap_won_and_given_back(full: RunReport) -> None:
+    """Trained at 20 tokens, 0.5 below held-back text right after, half of that lost at the end."""
+    part = PartCurve(20, [5.0, 4.1, 3.0, 2.75])
+    notes = ForgettingNotes([0, 20, 30, 40], [5.0, 4.0, 3.5, 3.0], [part] * 8)
+    assert given_back(notes, part) == pytest.approx((0.1, -0.5, -0.25))
+    html = run_report(dataclasses.replace(full, forgetting=notes))
+    for text in ("part at 20", "held back", "re-scored", "20 tokens", "-0.500", "0.250"):
+        assert text in html, text
+    assert "re-scored" not in run_report(full)

@@ -12,18 +12,22 @@ from pocketlm.model.family import load_family
 from pocketlm.model.start import STARTS
 from pocketlm.recipe import Recipe
 from pocketlm.stages.compact.select import SELECTORS
+from pocketlm.stages.design.propose import PROXY_SAMPLERS, check_sampler
 from pocketlm.stages.design.rank import RANKERS
 from pocketlm.stages.export import FORMATS, check_formats
+from pocketlm.stages.export.llama_cpp_speed import check_llama_cpp
 from pocketlm.stages.inherit.hidden import HIDDEN_CUTS
 from pocketlm.stages.inherit.layers import LAYER_PICKS
 from pocketlm.stages.inherit.neurons import NEURON_SCORES
 from pocketlm.stages.inherit.refit import REFITS
-from pocketlm.stages.train.resample import RESAMPLERS
-from pocketlm.stages.train.schedule import SCHEDULES
+from pocketlm.stages.train.optim import OPTIMIZERS
+from pocketlm.stages.train.resample import RESAMPLERS, check_parent_losses
+from pocketlm.stages.train.schedule import ROUND_SCHEDULES, SCHEDULES
 
 CHOICES: dict[str, Mapping[str, Method[Any]]] = {
     "compact.select": SELECTORS,
     "design.rank": RANKERS,
+    "design.proxy_sampler": PROXY_SAMPLERS,
     "inherit.start": STARTS,
     "inherit.layers": LAYER_PICKS,
     "inherit.neurons": NEURON_SCORES,
@@ -31,7 +35,15 @@ CHOICES: dict[str, Mapping[str, Method[Any]]] = {
     "inherit.refit": REFITS,
     "train.resample": RESAMPLERS,
     "train.schedule": SCHEDULES,
+    "train.optimizer": OPTIMIZERS,
+    "train.round_schedule": ROUND_SCHEDULES,
     "export.formats": FORMATS,
+}
+
+
+_OUTSIDE_THE_TABLES = {
+    ("inherit.start", "parent"),
+    *((key, "auto") for key in ("inherit.neurons", "inherit.hidden", "inherit.refit")),
 }
 
 
@@ -47,7 +59,7 @@ def check_choices(recipe: Recipe) -> None:
         names = value if isinstance(value, tuple) else (value,)
         for name in names:
             listed = key == "inherit.layers" and isinstance(name, int)
-            if not listed and (key, name) != ("inherit.start", "parent"):
+            if not listed and (key, name) not in _OUTSIDE_THE_TABLES:
                 pick(table, name, f"[{stage}] {field}")
     family = load_family(recipe.family)
     if recipe.parent is None:
@@ -57,6 +69,7 @@ def check_choices(recipe: Recipe) -> None:
                 f"or give a parent that is a {recipe.family}"
             )
         check_formats(recipe.export.formats, recipe.family)
+    check_parent_losses(recipe.train, has_parent=recipe.parent is not None)
     _check_design(recipe)
     if recipe.device != THIS_MACHINE:  # measuring it takes seconds and decides nothing here
         load_device(recipe.device)
@@ -66,12 +79,16 @@ def _check_design(recipe: Recipe) -> None:
     """Raise `RecipeError` for a format, ranker or runtime that cannot be."""
     table = recipe.design
     check_weight_format(table.weight_format)
+    if table.rank == "proxy":
+        check_sampler(table.proxy_sampler)
     if table.rank == "scaling-law" and table.law is None:
         raise RecipeError("[design] rank = 'scaling-law' needs law, the file of a fitted law")
     if table.law is not None and not Path(table.law).is_file():
         raise RecipeError(f"[design] law = {table.law}: no such file")
-    if table.runtime == "transformers" and recipe.device != THIS_MACHINE:
+    if table.runtime == "llama.cpp":
+        check_llama_cpp()
+    if table.runtime != "roofline" and recipe.device != THIS_MACHINE:
         raise RecipeError(
-            f"[design] runtime = 'transformers' is timed on this machine, and device = "
+            f"[design] runtime = {table.runtime!r} is timed on this machine, and device = "
             f"{recipe.device!r} is another; take runtime = 'roofline'"
         )

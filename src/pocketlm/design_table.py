@@ -41,15 +41,22 @@ class DesignTable(Table):
     """New tokens a second at least, one sequence, in `runtime` on `device`."""
     max_first_token_ms: float | None = Field(default=None, gt=0)
     """Milliseconds at most from a prompt of `context` tokens to the first new one."""
-    runtime: Literal["roofline", "transformers"] = "roofline"
-    """What the times hold in: the bound of the device's profile, or transformers measured and
-    fitted on this machine (half a minute)."""
+    runtime: Literal["roofline", "transformers", "llama.cpp"] = "roofline"
+    """What the times hold in: the bound of the device's profile, or a program measured and fitted
+    on this machine (a minute): transformers in float32, or llama.cpp in `weight_format` on one
+    thread (extra `gguf`), which `measured` then times in too."""
+    tied: bool | None = None
+    """One matrix for embedding and head, within limits. Default: the parent's; without a parent
+    both are legal and rankers take tied first, which leaves more of a budget to the layers."""
     shape: ShapeTable | None = None
     """An explicit shape instead of a budget."""
     rank: str = "deep-first"
     """How legal shapes are ordered: a name of RANKERS."""
     proxy_tokens: int = Field(default=200_000, ge=1)
     """Training tokens of a finalist of `proxy`; the others get a half or a quarter."""
+    proxy_sampler: str = "depths"
+    """Which eight shapes `proxy` trains: a name of PROXY_SAMPLERS. `tpe` and `random` propose
+    layers, FFN ratio and head through Optuna (extra `optuna`)."""
     law: str | None = None
     """File of a fitted loss law for `scaling-law`, relative to the recipe."""
 
@@ -63,4 +70,6 @@ class DesignTable(Table):
     def _one_of_two(self) -> "DesignTable":
         if self.has_budget and self.shape is not None:
             raise ValueError("give limits (max_params, max_bytes, ...) or shape, not both")
+        if self.tied is not None and not self.has_budget:
+            raise ValueError("tied goes with limits; a shape has shape.tied")
         return self

@@ -22,7 +22,9 @@ from pocketlm.pipeline import Step, make_chain, plan, resolve
 from pocketlm.price import MFU, PEAK_FLOPS, Price, price
 from pocketlm.recipe import Recipe, TrainTokenizer
 from pocketlm.stages.design.successive_halving import PROXY_PASSES
-from pocketlm.stages.inherit.evidence import needs_blocks
+from pocketlm.stages.inherit.evidence import learns_masks, needs_blocks
+from pocketlm.stages.inherit.whole import BATCH_BLOCKS
+from pocketlm.stages.train.resample import scores_blocks
 from pocketlm.steps import decide_shape
 from pocketlm.units import show_count, show_seconds
 
@@ -31,7 +33,7 @@ _COUNT_BYTES_PER_S = 8e6
 _READ_BYTES_PER_S = 1.5e6  # tokenise, one core
 _FIT_SECONDS = 40.0  # twenty shapes timed
 _FIXED_SECONDS = {"compact": 8.0, "design": 1.0, "inherit": 8.0, "evaluate": 15.0, "export": 20.0}
-_CALIBRATION_SECONDS = 10.0  # of a small parent on the default blocks; nothing if none is read
+_PASSES = 4  # over the calibration blocks at most: statistics, norms, refit (parent and child)
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,7 @@ def _stage_seconds(
     one_pass = sum(of.read for of in _sources(recipe, inputs))
     later = max(0, table.rounds - 1)
     trained = one_pass * (min(1, table.rounds) + later * table.keep_fraction)
+    scored = later * one_pass if scores_blocks(table) else 0.0
     flops = flops_per_token(shape, table.seq_len)
     scored_bytes = min(recipe.evaluate.max_bytes, sizes["held-out"])
     seconds = {
@@ -202,14 +205,28 @@ def _stage_seconds(
         "compact": _FIXED_SECONDS["compact"],
         "design": _design_seconds(recipe, flops, rate),
         "tokens": text_bytes / _READ_BYTES_PER_S,
-        "calibration": _CALIBRATION_SECONDS if needs_blocks(recipe.inherit) else 0.0,
+        "calibration": _calibration_seconds(recipe, inputs, shape, rate),
         "inherit": _FIXED_SECONDS["inherit"],
-        "train": 5.0 + flops * (3 * trained + later * one_pass) / rate,
+        "train": 5.0 + flops * (3 * trained + scored) / rate,
         # Two models, windows that overlap by half.
         "evaluate": _FIXED_SECONDS["evaluate"] + 4 * flops * scored_bytes / _BYTES_PER_TOKEN / rate,
         "export": _FIXED_SECONDS["export"] * len(recipe.export.formats),
     }
     return seconds, trained
+
+
+def _calibration_seconds(recipe: Recipe, inputs: Inputs, shape: Shape, rate: float) -> float:
+    """Passes over the parent, and the steps of masks, which run it both ways."""
+    table, seq_len = recipe.inherit, recipe.train.seq_len
+    if recipe.start != "parent" or not needs_blocks(table):
+        return 0.0
+    parent = shape
+    if inputs.parent is not None and inputs.parent.is_dir():
+        parent = open_checkpoint(inputs.parent).shape
+    passes = _PASSES * table.calibration_blocks
+    if learns_masks(table):
+        passes += 3 * table.mask_steps * BATCH_BLOCKS
+    return 5.0 + flops_per_token(parent, seq_len) * passes * seq_len / rate
 
 
 def _design_seconds(recipe: Recipe, flops: float, rate: float) -> float:
@@ -218,7 +235,7 @@ def _design_seconds(recipe: Recipe, flops: float, rate: float) -> float:
     seconds = _FIXED_SECONDS["design"]
     if not table.has_budget:
         return seconds
-    if table.runtime == "transformers":
+    if table.runtime != "roofline":
         seconds += _FIT_SECONDS
     if table.rank == "measured":
         seconds += _FIT_SECONDS / 2

@@ -5,7 +5,7 @@ its own artifacts before it exists.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pocketlm.artifact import HashCache, Store, key_of
@@ -13,6 +13,7 @@ from pocketlm.corpus.documents import Corpus, load_corpus
 from pocketlm.corpus.mixture import check_weights
 from pocketlm.errors import ParentError, RecipeError
 from pocketlm.model.checkpoint import open_checkpoint
+from pocketlm.model.shape import check_shape
 from pocketlm.recipe import Recipe, TrainTokenizer
 
 _NOT_READ = (".md", ".bin", ".pt", ".pth", ".gguf")
@@ -59,13 +60,16 @@ def find_inputs(
 
 
 def check_parent(recipe: Recipe, inputs: Inputs) -> None:
-    """Refuse a parent that cannot be used, or read in blocks this long, before any work.
+    """Refuse a parent that cannot be used, read in blocks this long, or tied, before any work.
 
     Raises `ParentError` and `RecipeError`.
     """
     if inputs.parent is None:
         return
-    config = open_checkpoint(inputs.parent).config
+    parent = open_checkpoint(inputs.parent)
+    if recipe.design.tied is not None:
+        check_shape(replace(parent.shape, tied=recipe.design.tied), parent.shape)
+    config = parent.config
     limit = int(config.get("max_position_embeddings", recipe.train.seq_len))
     if recipe.train.seq_len > limit:
         raise RecipeError(

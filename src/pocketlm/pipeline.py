@@ -22,11 +22,13 @@ from pocketlm.recipe import ParentRecipe, Recipe, load_recipe
 from pocketlm.runs import Run, claim, record
 from pocketlm.stages import NEEDS, STAGES, VERSIONS
 from pocketlm.stages.export import check_formats
-from pocketlm.stages.inherit.evidence import groups_for, needs_blocks
+from pocketlm.stages.inherit.evidence import groups_for, learns_masks, needs_blocks
+from pocketlm.stages.train.resample import DRAW, draws
 
 _ORDER = tuple(NEEDS)
 _MAX_GENERATIONS = 8
 _CHANGES_NO_NUMBER = frozenset({"checkpoint_seconds", "planned_tokens"})
+_MASK_KEYS = ("mask_steps", "mask_rate", "mask_weights")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def make(
     for stage in stages:
         found = store.find(stage, keys[stage])
         # Made from something that this call made again, or asked for.
-        again = stage == redo or not fresh.isdisjoint(NEEDS[stage])
+        again = stage == redo or not fresh.isdisjoint(needs_of(stage, recipe))
         if found and not again:
             store.verify(found)
             made[stage] = found
@@ -94,7 +96,7 @@ def plan(recipe: Recipe, *, out: str | Path = "runs") -> tuple[Step, ...]:
     steps: dict[str, Step] = {}
     for stage in _ORDER:
         there = store.find(stage, keys[stage]) is not None
-        reused = there and all(steps[need].reused for need in NEEDS[stage])
+        reused = there and all(steps[need].reused for need in needs_of(stage, recipe))
         steps[stage] = Step(recipe.name, stage, keys[stage], reused)
     return before + tuple(steps.values())
 
@@ -119,7 +121,7 @@ def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
     """The key of every artifact: all that decides its numbers, nothing that does not."""
     hardware = resolve_hardware(recipe.train.dtype)
     train = recipe.train.decisions(without=_CHANGES_NO_NUMBER | {"dtype"})
-    draws = recipe.start != "parent" or recipe.inherit.neurons == "random"
+    at_random = recipe.start != "parent" or recipe.inherit.neurons == "random"
     by_body = recipe.compact.vocab_size == "auto" or recipe.compact.max_share is not None
     own: dict[str, Any] = {
         "counts": {"tokenizer": inputs.tokenizer_key, "corpus": inputs.corpus_key,
@@ -131,22 +133,30 @@ def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
         "tokens": {"corpus": inputs.corpus_key},
         "calibration": _calibration_parts(recipe, inputs),
         "inherit": {"parent": inputs.parent_key, "start": recipe.start,
-                    "seed": recipe.seed if draws else None,
+                    "seed": recipe.seed if at_random else None,
                     "positions": None if inputs.parent else max_positions(recipe)},
         "train": {"seed": recipe.seed, "device": hardware.device, "dtype": hardware.dtype,
-                  "table": train, **_mixed_by(recipe)},
+                  "table": train, **_mixed_by(recipe),
+                  **({"draw": DRAW} if draws(recipe.train) else {})},
         "evaluate": {"parent": inputs.parent_key, "corpus": inputs.corpus_key,
                      "seed": recipe.seed, "context": recipe.train.seq_len},
         "export": {"name": recipe.name, "parent": recipe.parent_name},
     }  # fmt: skip
     keys: dict[str, str] = {}
     for stage in _ORDER:
-        # How much text is looked at decides the calibration, and the child only through it.
-        unread = {"calibration_blocks"} if stage == "inherit" else set()
+        # What decides the calibration decides the child only through it.
+        unread = {"calibration_blocks", *_MASK_KEYS} if stage == "inherit" else set()
         table = getattr(recipe, stage).decisions(without=unread) if stage in STAGES else {}
         parts = {"stage": stage, "version": VERSIONS[stage], "table": table, **own[stage]}
-        keys[stage] = key_of(parts | {"needs": [keys[need] for need in NEEDS[stage]]})
+        keys[stage] = key_of(parts | {"needs": [keys[n] for n in needs_of(stage, recipe)]})
     return keys
+
+
+def needs_of(stage: str, recipe: Recipe) -> tuple[str, ...]:
+    """What an artifact is made from. Masks are learned for one shape of child, so a calibration
+    that holds some is made from the design too; any other serves every shape."""
+    masked = stage == "calibration" and recipe.start == "parent" and learns_masks(recipe.inherit)
+    return (*NEEDS[stage], "design") if masked else NEEDS[stage]
 
 
 def _designed_by(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
@@ -174,12 +184,17 @@ def _calibration_parts(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
     """What decides the measurements; nothing where no method looks at text."""
     if recipe.start != "parent" or not needs_blocks(recipe.inherit):
         return {}
-    return {
+    table = recipe.inherit
+    measured = {
         "parent": inputs.parent_key,
-        "groups": groups_for(recipe.inherit),
-        "blocks": [recipe.inherit.calibration_blocks, recipe.train.seq_len],
+        "groups": groups_for(table),
+        "blocks": [table.calibration_blocks, recipe.train.seq_len],
         **_mixed_by(recipe),
     }
+    if not learns_masks(table):
+        return measured
+    read = {"layers", "neurons", "hidden", *_MASK_KEYS}
+    return {**measured, "masks": table.model_dump(include=read), "seed": recipe.seed}
 
 
 def _stages_until(until: str) -> tuple[str, ...]:
@@ -211,7 +226,7 @@ def _build(
         "version": VERSIONS[stage],
         "table": getattr(recipe, stage).model_dump() if stage in STAGES else {},
         "seed": recipe.seed,
-        "inputs": {need: made[need].folder.name for need in NEEDS[stage]},
+        "inputs": {need: made[need].folder.name for need in needs_of(stage, recipe)},
         "outside": {"corpus": inputs.corpus_key, "parent": inputs.parent_key},
     }
     with progress.stage(stage), progress.task(stage, None, ""):

@@ -4,7 +4,8 @@
     GPU-days = FLOPs / (MFU x peak FLOP/s) / 86,400
 
 F: forward FLOPs per token (conventions of `pocketlm.model.cost`); the last F is the pass that
-scores every block before a later round, left out where the resampler reads no losses.
+scores every block before a later round, left out where the resampler reads no losses or recorded
+ones. A parent's pass (excess-loss) and probes are not in it.
 """
 
 from dataclasses import asdict, dataclass
@@ -25,7 +26,8 @@ from pocketlm.model.cost import (
 from pocketlm.model.family import Part
 from pocketlm.model.shape import Shape
 from pocketlm.recipe import TrainTable
-from pocketlm.stages.train.resample import WITHOUT_LOSSES
+from pocketlm.stages.train.resample import scores_blocks
+from pocketlm.stages.train.schedule import explain_rate
 from pocketlm.units import show_bytes, show_count, show_seconds
 
 MFU = 0.4
@@ -61,6 +63,8 @@ class Price:
     """Tokens of the first pass."""
     passes: float
     """All rounds and their scoring, in passes of training over `tokens`."""
+    rate: str
+    """The peak learning rate, where it comes from, and what the other rule says."""
     mfu: float
     peak_flops: float
 
@@ -109,6 +113,7 @@ class Price:
             "a token": f"{forward} forward, {training} training",
             "training": f"{show_count(float(self.tokens))} tokens x {self.passes:.3g} passes: "
             f"{self.flops:.3g} FLOP",
+            "learning rate": self.rate,
             "time": f"{self._time()} at {100 * self.mfu:.3g} % of "
             f"{show_count(self.peak_flops)}FLOP/s",
         }
@@ -137,6 +142,7 @@ def price(
     if not 0 < peak_flops < float("inf"):
         raise RecipeError(f"peak_flops = {peak_flops:g}: FLOP/s of one accelerator, such as 989e12")
     seq_len, state = table.seq_len, training_bytes(shape, 0)
+    trained = round(tokens * (min(1, table.rounds) + _later(table) * table.keep_fraction))
     return Price(
         shape=shape,
         params_by_part=params_by_part(shape),
@@ -150,6 +156,7 @@ def price(
         seq_len=seq_len,
         tokens=tokens,
         passes=_passes(table),
+        rate=explain_rate(table, count_params(shape), trained),
         mfu=mfu,
         peak_flops=peak_flops,
     )
@@ -157,9 +164,13 @@ def price(
 
 def _passes(table: TrainTable) -> float:
     """All rounds in passes of training; scoring is forward only, a third."""
-    later = max(0, table.rounds - 1)
-    scoring = 0.0 if table.resample in WITHOUT_LOSSES else 1 / 3
-    return min(1, table.rounds) + later * (table.keep_fraction + scoring)
+    scoring = 1 / 3 if scores_blocks(table) else 0.0
+    return min(1, table.rounds) + _later(table) * (table.keep_fraction + scoring)
+
+
+def _later(table: TrainTable) -> int:
+    """Rounds after the first."""
+    return max(0, table.rounds - 1)
 
 
 def _formats(sizes: dict[str, int]) -> str:

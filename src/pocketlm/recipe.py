@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from pocketlm.design_table import DesignTable as DesignTable
 from pocketlm.design_table import ShapeTable as ShapeTable
 from pocketlm.tables import Table, load_table
+from pocketlm.train_table import TrainTable as TrainTable
 
 
 class ParentRecipe(Table):
@@ -88,65 +89,37 @@ class InheritTable(Table):
     layers: str | tuple[int, ...] = "ends"
     """Which layers stay: a name of LAYER_PICKS, or the parent's layer (from 0) for each of the
     child's, in any order and more than once."""
-    neurons: str = "l2"
+    neurons: str = "auto"
     """How heads, FFN neurons and, with `hidden = "score"`, channels are scored: a name of
-    NEURON_SCORES."""
-    hidden: str = "score"
-    """How the residual stream is narrowed: a name of HIDDEN_CUTS."""
-    norm_energy: bool = False
-    """Rescale each RMSNorm by the share of the stream's energy that stays, sqrt(rho D / K)."""
-    refit: str = "none"
-    """How output matrices are fitted anew on text after the cut: a name of REFITS."""
+    NEURON_SCORES. `auto`: `energy`."""
+    hidden: str = "auto"
+    """How the residual stream is narrowed: a name of HIDDEN_CUTS. `auto`: `rotate` where the
+    parent's family can be rotated, else `score`."""
+    norm_energy: bool | Literal["auto"] = "auto"
+    """Rescale each RMSNorm by the share of the stream's energy that stays, sqrt(rho D / K). `auto`:
+    where the family can be rotated."""
+    refit: str = "auto"
+    """How output matrices are fitted anew on text after the cut: a name of REFITS. `auto`: `stream`
+    where the family can be rotated, else `output`."""
     calibration_blocks: int = Field(default=128, ge=2)
     """Blocks of training text that the methods which look at text see, spread evenly over it, each
     of [train] seq_len tokens (Minitron: 1024 of 4096; LLM-Pruner: 10 of 64)."""
-
-
-class TrainTable(Table):
-    """Stage 4: multiple-round training (paper, section on model optimization)."""
-
-    rounds: int = Field(default=2, ge=0)
-    """Passes of training; 0 leaves the child as inherited."""
-    keep_fraction: float = Field(default=0.5, gt=0, le=1)
-    """Share of the blocks that each later round reads again (paper: 0.5)."""
-    resample: str = "softmax-loss"
-    """How later rounds choose their blocks: a name of RESAMPLERS."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Divides the losses before exp; 1 is the paper's, smaller makes the choice bite."""
-    seq_len: int = Field(default=256, ge=8)
-    """Tokens of a block."""
-    document_mask: bool = False
-    """Documents that share a block do not see each other, and places count from each one's start
-    (SmolLM3). Default: a block is read as one text."""
-    batch_tokens: int = Field(default=4096, ge=8)
-    """Tokens of a step; at least one block."""
-    learning_rate: float | None = Field(default=None, gt=0)
-    """Peak rate. Default: the step law at this N and D, at most 3e-3 (docs/4-train.md)."""
-    schedule: str = "linear"
-    """Shape of the rate over all rounds together: a name of SCHEDULES."""
-    warmup_fraction: float = Field(default=0.02, ge=0, le=0.5)
-    """Share of the steps that ramp up (paper's release: 0.03)."""
-    weight_decay: float = Field(default=0.1, ge=0)
-    """AdamW's, on matrices only (paper: 0.1)."""
-    clip: float = Field(default=1.0, gt=0)
-    """Largest gradient norm (paper's release: 1.0)."""
-    check_at: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
-    """Shares of all steps after which bits per byte of the choosing text (100 kB of it) is measured
-    and kept in `checks.json`: 0 is before training, 1 after it."""
-    planned_tokens: int | None = Field(default=None, ge=1)
-    """Tokens of the first round that `plan` prices, in place of what the corpus holds; changes no
-    number. With an explicit shape and vocabulary, `plan` then needs neither parent nor corpus."""
-    checkpoint_seconds: float = Field(default=60.0, gt=0)
-    """Seconds between checkpoints; changes no number."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the step; masters stay float32. `auto`: bfloat16 where the machine has it."""
-    engine: Literal["local"] = "local"
-    """Who runs the steps."""
+    mask_steps: int = Field(default=300, ge=2)
+    """Steps of 8 calibration blocks in which masks learn (LLM-Shearing: 3200 of 32 x 4096)."""
+    mask_rate: float = Field(default=0.3, gt=0)
+    """Adam's learning rate of the masks' log alphas (LLM-Shearing: 1.0)."""
+    mask_weights: Literal["frozen", "trained"] = "frozen"
+    """Whether the parent's weights train along with the masks (at 1e-4, LLM-Shearing's rate); the
+    child is then cut out of those."""
 
     @model_validator(mode="after")
-    def _block_fits_batch(self) -> "TrainTable":
-        if self.batch_tokens < self.seq_len:
-            raise ValueError(f"batch_tokens is below one block of seq_len = {self.seq_len}")
+    def _norms_are_corrected_once(self) -> "InheritTable":
+        masked = self.neurons == "mask" and self.hidden == "score"
+        if masked and self.mask_weights == "trained" and self.norm_energy is True:
+            raise ValueError(
+                "norm_energy: gains trained under masks fit the narrow stream already; leave it "
+                "false, or set mask_weights = 'frozen'"
+            )
         return self
 
 

@@ -1,13 +1,13 @@
 """What `pocketlm show` and `pocketlm new` print: runs, recipes, devices, methods, a starter."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pocketlm.choices import CHOICES
 from pocketlm.device import THIS_MACHINE, list_devices, load_device, predict_decode_tokens_per_s
-from pocketlm.errors import RecipeError
+from pocketlm.errors import RecipeError, did_you_mean
 from pocketlm.model.checkpoint import open_checkpoint
 from pocketlm.model.cost import count_params
 from pocketlm.recipe import Recipe, load_recipe
@@ -18,19 +18,33 @@ from pocketlm.summary import as_toml, headline, shape_notes, vocabulary_notes
 from pocketlm.tables import Table
 from pocketlm.units import MB
 
+if TYPE_CHECKING:
+    from pocketlm.stages.design import SpeedModel
+
+_RUNTIMES = ("transformers", "llama.cpp")
+
 Shown = tuple[dict[str, Any], list[str]]
 
 
-def show(what: str, *, out: Path, changes: Mapping[str, Any] | None = None) -> Shown:
-    """The object as a JSON table and as lines: `methods`, a device, a recipe file, or a run."""
+def show(
+    what: str,
+    *,
+    out: Path,
+    changes: Mapping[str, Any] | None = None,
+    runtime: str = "transformers",
+) -> Shown:
+    """The object as a JSON table and as lines: `methods`, a device, a recipe file, or a run.
+
+    `runtime`: what this machine's speed is fitted in, `transformers` or `llama.cpp` (at 8 bit).
+    """
     if what == "methods":
         return _methods()
     if what in list_devices():
         table, lines = _device(what)
         if what != THIS_MACHINE:
             return table, lines
-        fitted, more = fitted_here()
-        return {**table, "transformers": fitted}, [*lines, *more]
+        fitted, more = fitted_here(runtime)
+        return {**table, runtime: fitted}, [*lines, *more]
     if Path(what).suffix == ".toml":
         recipe = load_recipe(what, changes=changes)
         return recipe.model_dump(mode="json"), as_toml(recipe).splitlines()
@@ -101,32 +115,51 @@ def _device(name: str) -> Shown:
     return table, lines
 
 
-def fitted_here() -> Shown:
-    """This machine's lines of speed in transformers, and how far they miss shapes not fitted."""
+def fitted_here(runtime: str) -> Shown:
+    """This machine's lines of speed in a runtime, and how far they miss shapes not fitted."""
     import numpy as np
 
     from pocketlm.stages.design import fit_here
     from pocketlm.stages.design.latency import relative_errors
+    from pocketlm.steps.runtimes import timed_runtime
 
-    model, checked = fit_here(np.random.default_rng(0))
-    errors = relative_errors(model, checked)
+    if runtime not in _RUNTIMES:
+        known = did_you_mean(runtime, _RUNTIMES)
+        raise RecipeError(f"--runtime {runtime}: nothing is timed in it; {known}")
+    model, checked = fit_here(np.random.default_rng(0), timed_runtime(runtime, "q8_0"))
+    rows = []
+    for timing, error in zip(checked, relative_errors(model, checked), strict=True):
+        predicted, found = model.tokens_per_s(timing.shape, timing.context), timing.as_dict()
+        rows.append(
+            {
+                "shape": f"{timing.shape.layers} x {timing.shape.hidden}",
+                "measured": found["tokens_per_s"],
+                "predicted": predicted,
+                "error": error,
+                **found,
+            }
+        )
+    return {"model": asdict(model), "checked": rows}, _fitted_lines(model, rows)
+
+
+def _fitted_lines(model: "SpeedModel", rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    fixed = f"{1e3 * model.token_s:.2f} ms + {1e6 * model.token_layer_s:.0f} us a layer"
+    read = f"{1e9 * model.output_s:.0f} ns an output + {1e12 * model.byte_s:.0f} ps a byte"
     lines = [
         "",
-        f"transformers, float32: {1e3 * model.token_s:.2f} ms + {1e6 * model.token_layer_s:.0f} us "
-        f"a layer + {1e-9 / model.byte_s:.1f} GB/s for a token",
-        f"{'shape':<14} {'measured':>10} {'predicted':>10} {'error':>7} {'spread':>7}  tokens/s",
+        f"{model.runtime}, {model.weight_format}: {fixed} + {read} for a token",
+        f"{'tokens/s':<14} {'best':>9} {'predicted':>9} {'error':>7} {'median':>9} {'spread':>7} "
+        f"{'prompt ms':>10} {'median':>9}",
     ]
-    rows = []
-    for timing, error in zip(checked, errors, strict=True):
-        shape = f"{timing.shape.layers} x {timing.shape.hidden}"
-        found, said = 1 / timing.token_s, model.tokens_per_s(timing.shape, timing.context)
-        rows.append({"shape": shape, "measured": found, "predicted": said, "error": error,
-                     "spread": timing.spread})  # fmt: skip
-        lines.append(
-            f"{shape:<14} {found:>10.1f} {said:>10.1f} {error:>+7.1%} {timing.spread:>7.2f}"
-        )
-    lines.append(f"largest error {max(map(abs, errors)):.1%} over {len(errors)} shapes not fitted")
-    return {"model": asdict(model), "checked": rows}, lines
+    lines += [
+        f"{row['shape']:<14} {row['measured']:>9.1f} {row['predicted']:>9.1f} "
+        f"{row['error']:>+7.1%} {row['tokens_per_s_median']:>9.1f} {row['spread']:>7.2f} "
+        f"{row['first_token_ms']:>10.1f} {row['first_token_ms_median']:>9.1f}"
+        for row in rows
+    ]
+    lines.append("best of the rounds: the shape's own cost, fitted; median: this machine, as busy")
+    lines.append(f"largest error {model.error:.1%} over {len(rows)} shapes not fitted")
+    return lines
 
 
 def _run(name: str, out: Path) -> Shown:

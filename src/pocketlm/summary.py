@@ -20,7 +20,8 @@ from pocketlm.run_report import (
     Side,
     StageLine,
 )
-from pocketlm.run_report.shapes import ShapeLine, ShapeNotes
+from pocketlm.run_report.forgetting import ForgettingNotes, PartCurve
+from pocketlm.run_report.shapes import ShapeLine, ShapeNotes, TimedLine
 from pocketlm.run_report.vocabulary import CoveragePoint, VocabularyNotes
 from pocketlm.runs import Run
 from pocketlm.units import show_bytes, show_count
@@ -50,6 +51,7 @@ def describe(run: Run) -> RunReport:
         shapes=shape_notes(made["design"]),
         losses=tuple(LossPoint(int(r["tokens"]), r["loss"], r["rate"]) for r in log if "loss" in r),
         round_starts=_round_starts(log),
+        forgetting=forgetting_notes(made["train"]),
         exported=tuple(
             ExportedFile(f["format"], f["num_bytes"], f["verified"])
             for f in _read(made["export"], "files.json")
@@ -69,8 +71,28 @@ def shape_notes(artifact: Artifact) -> ShapeNotes | None:
         return None
     found = _read(artifact, "ranking.json")
     for key in ("short_list", "frontier"):
-        found[key] = [ShapeLine(**line) for line in found[key]]
+        found[key] = [_shape_line(line) for line in found[key]]
     return ShapeNotes(**found)
+
+
+def _shape_line(line: dict[str, Any]) -> ShapeLine:
+    timed = line.pop("timed", None)
+    return ShapeLine(**line, timed=TimedLine(**timed) if timed else None)
+
+
+def forgetting_notes(artifact: Artifact) -> ForgettingNotes | None:
+    """What a train artifact says about its probed parts; None where there were none."""
+    if not artifact.path("probes.json").is_file():
+        return None
+    found = _read(artifact, "probes.json")
+    rows = found["rows"]
+    tokens = {row["step"]: int(row["tokens"]) for row in rows}
+    parts = [
+        PartCurve(tokens[step], [row[f"part_{number}"] for row in rows])
+        for number, step in enumerate(found["part_steps"], start=1)
+    ]
+    yardstick = [row["yardstick"] for row in rows]
+    return ForgettingNotes(list(tokens.values()), yardstick, parts) if parts else None
 
 
 def vocabulary_notes(artifact: Artifact) -> VocabularyNotes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketlm.corpus.blocks import Blocks
@@ -35,6 +35,7 @@ def corpus_of(path: Path, max_bytes: int | None = None) -> Corpus:
 TEXTS = [f"Document number {n} says {n * n} and a few words more." for n in range(1500)]
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.text(), st.integers(4, 50))
 def test_pieces_join_to_the_text_and_are_small(text: str, limit: int) -> None:
     pieces = list(cut_text(text, limit))

@@ -76,6 +76,9 @@ def test_bytes_of_blocks_are_those_of_their_text() -> None:
     assert whole == row.bytes_before(np.array([4 * len(blocks)]))[0]
     odd, even = np.arange(1, len(blocks), 2), np.arange(0, len(blocks), 2)
     assert blocks.num_bytes(odd) + blocks.num_bytes(even) == whole
+    far = Blocks(TokenRow(lambda _: Part(np.zeros(1), np.array([2**33]), np.array([2**34])),
+                          tokens_P=[2**33], bytes_P=[2**34], sources_P=["x"]), 2**20)  # fmt: skip
+    assert far.num_bytes(np.array([5000], np.uint32)) == 2**21  # beyond 2^32 tokens
     assert blocks.num_bytes(np.array([0, 0])) == 2 * blocks.num_bytes(np.array([0]))
     assert Blocks(np.arange(101), 10, 3.5).num_bytes(np.arange(10)) == pytest.approx(350, abs=1)
 

@@ -14,6 +14,7 @@ from pocketlm.model.cost import (
     decode_read_bytes,
     flops_per_token,
     kv_bytes_per_token,
+    layer_outputs,
     training_bytes,
     training_flops_per_token,
     weight_bytes,
@@ -61,6 +62,16 @@ def test_a_token_reads_all_but_an_untied_embedding() -> None:
     for weight_format in WEIGHT_FORMATS:
         assert decode_read_bytes(tied, weight_format, 0) == weight_bytes(tied, weight_format)
         assert decode_read_bytes(untied, weight_format, 0) == weight_bytes(tied, weight_format)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_outputs_are_those_of_every_matrix_of_the_network_but_the_head(tied: bool) -> None:
+    shape = shape_of(tied=tied)
+    config = base_config(shape, max_positions=64, bos_id=0, eos_id=0)
+    network = constant(config, shape, torch.Generator()).network()
+    linear = [m for m in network.model.modules() if isinstance(m, torch.nn.Linear)]
+    assert len(linear) == 7 * shape.layers
+    assert layer_outputs(shape) == sum(matrix.out_features for matrix in linear)
 
 
 @pytest.mark.parametrize("shape", [shape_of(), shape_of(hidden=128, ffn=64, layers=4)])

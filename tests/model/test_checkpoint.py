@@ -197,6 +197,7 @@ def lose_a_shard(folder: Path) -> None:
 
 
 def climb(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
     text = json.dumps({"weight_map": {EMBEDDING: "../secret.safetensors"}})
     (folder / "model.safetensors.index.json").write_text(text)
 
@@ -222,6 +223,22 @@ def test_folders_that_are_refused(folder: Path, damage: Any, message: str) -> No
     with pytest.raises(ParentError, match=message) as caught:
         open_checkpoint(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_the_conversion_that_is_named_works(child: Child, folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ParentError, match="pickled checkpoints are not loaded") as caught:
+        open_checkpoint(folder)
+    line = str(caught.value).split('python -c "')[1].split('"')[0]
+    exec(line, {})
+    assert same(load_child(f"{folder}-safetensors"), child)
+
+
+def test_a_family_without_a_table_says_how_to_add_one(folder: Path) -> None:
+    set_config(folder, model_type="mamba")
+    with pytest.raises(ParentError, match=r"it has gpt_neox.*a file .*families/mamba\.toml"):
+        open_checkpoint(folder)
 
 
 GOLDEN = (

@@ -1,6 +1,7 @@
 """Stage 2 inside a run: every kind of limit and ranker from a recipe, and what makes it anew."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,7 @@ def test_only_what_decides_a_ranking_makes_it_anew(tiny_recipe: Path, tmp_path: 
     [
         ({"rank": "scaling-law"}, "needs law"),
         ({"weight_format": "q9"}, "weight_format = 'q9': no such format"),
+        ({"rank": "proxy", "proxy_sampler": "tpee"}, "proxy_sampler = 'tpee'.*did you mean 'tpe'"),
         ({"law": "nowhere.json"}, r"law = .*nowhere\.json: no such file"),
         ({"runtime": "transformers"}, "'iphone' is another; take runtime = 'roofline'"),
     ],
@@ -97,3 +99,14 @@ def test_what_stage_2_lacks_is_said_before_stage_1(
     with pytest.raises(RecipeError, match=message):
         make(recipe, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_head_the_parent_cannot_give_is_refused_before_stage_1(
+    tiny_recipe: Path, tmp_path: Path, family_parent: Callable[..., Path]
+) -> None:
+    parent = {"parent": str(family_parent("llama", tied=False))}
+    with pytest.raises(RecipeError, match="tied = true: the parent's head is a matrix of its own"):
+        make(changed(tiny_recipe, tied=True).model_copy(update=parent), out=tmp_path / "out")
+    assert not list((tmp_path / "out" / "store").glob("co*"))
+    with pytest.raises(RecipeError, match=r"tied goes with limits; a shape has shape\.tied"):
+        load_recipe(tiny_recipe, changes={"design": {"tied": True}})

@@ -25,9 +25,9 @@ def two_sources(tiny_recipe: Path, tiny_text: Path, tmp_path: Path) -> Path:
     return path
 
 
-def recipe(path: Path, weights: dict[str, float] | None) -> Recipe:
-    changes = {"train.rounds": 1, **({"corpus.weights": weights} if weights else {})}
-    return load_recipe(path, changes=changes)
+def recipe(path: Path, weights: dict[str, float] | None, **changes: object) -> Recipe:
+    weighted = {"corpus.weights": weights} if weights else {}
+    return load_recipe(path, changes={"train.rounds": 1, **weighted, **changes})
 
 
 def test_training_reads_by_weight_and_shards_are_shared(two_sources: Path, tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_training_reads_by_weight_and_shards_are_shared(two_sources: Path, tmp_p
     plain = make(recipe(two_sources, None), out=out, until="train")
     changes = {"name": "mixed", "train.rounds": 1, "corpus.weights": {"b.jsonl": 2, "a.jsonl": 0}}
     mixed = make(load_recipe(two_sources, changes=changes), out=out, until="train")
-    assert {"counts", "compact", "design", "tokens", "inherit"} <= mixed.reused
+    assert {"counts", "compact", "design", "tokens"} <= mixed.reused
     assert len(list(Store(out).folder.glob("tokens-*"))) == 1
     read = plain.artifacts["train"].scores, mixed.artifacts["train"].scores
     held = plain.artifacts["tokens"].scores
@@ -58,12 +58,16 @@ def test_plan_says_what_each_source_gives(two_sources: Path, tmp_path: Path) -> 
 
 
 def test_only_what_reads_blocks_gets_another_key(two_sources: Path, tmp_path: Path) -> None:
-    keys = [
-        {step.stage: step.key for step in plan(recipe(two_sources, weights), out=tmp_path)}
-        for weights in (None, {"a.jsonl": 2.0})
-    ]
-    changed = {stage for stage in keys[0] if keys[0][stage] != keys[1][stage]}
-    assert changed == {"train", "evaluate", "export"}
+    def changed(**changes: object) -> set[str]:
+        before, after = (
+            {step.stage: step.key for step in plan(recipe(two_sources, w, **changes), out=tmp_path)}
+            for w in (None, {"a.jsonl": 2.0})
+        )
+        return {stage for stage in before if before[stage] != after[stage]}
+
+    assert changed() == {"calibration", "inherit", "train", "evaluate", "export"}
+    # Random weights look at no text.
+    assert changed(**{"inherit.start": "constant"}) == {"train", "evaluate", "export"}
 
 
 def test_sources_that_are_not_there_are_named(two_sources: Path, tmp_path: Path) -> None:

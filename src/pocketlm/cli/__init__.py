@@ -28,8 +28,10 @@ _TYPER_INTERRUPTED = 130  # what it makes of a KeyboardInterrupt inside a verb, 
 
 def main() -> None:
     """Entry point of the `pocketlm` command."""
-    if len(sys.argv) > 2 and sys.argv[1] not in ("plan", "show", "new", "doctor"):
-        restart_with(PROCESS_SETTINGS)  # verbs that compute
+    verb, *rest = sys.argv[1:] or [""]
+    times = verb == "show" and rest[:1] == ["this-machine"]
+    if rest and (times or verb not in ("plan", "show", "new", "doctor")):
+        restart_with(PROCESS_SETTINGS)  # verbs that compute, or time how fast they would
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     sys.exit(run(sys.argv[1:]))

@@ -16,6 +16,10 @@ Settings = Annotated[
 ]
 Redo = Annotated[str | None, typer.Option(metavar="STAGE", help="Make this stage again.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+TimedIn = Annotated[
+    str,
+    typer.Option("--runtime", metavar="NAME", help="For this-machine: transformers or llama.cpp."),
+]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")]
 
 

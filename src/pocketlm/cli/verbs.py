@@ -13,6 +13,7 @@ from pocketlm.cli.options import (
     RecipePath,
     Redo,
     Settings,
+    TimedIn,
     load,
     print_json,
     printable,
@@ -189,6 +190,7 @@ def show(
     out: Out = Path("runs"),
     settings: Settings = None,
     as_json: AsJson = False,
+    runtime: TimedIn = "transformers",
 ) -> None:
     """Show a run's numbers, a recipe with all defaults, a device profile, or every method."""
     from pocketlm import showing
@@ -197,7 +199,8 @@ def show(
 
     if what == THIS_MACHINE:
         typer.echo("timing twenty shapes here: about a minute", err=True)
-    table, lines = showing.show(what, out=out, changes=parse_settings(settings or []))
+    changes = parse_settings(settings or [])
+    table, lines = showing.show(what, out=out, changes=changes, runtime=runtime)
     if as_json:
         print_json(table)
         return

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from pocketlm.corpus.mixture import Mixture
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
-_MASK = np.uint64(2**64 - 1)
 _BLOCKS_AT_ONCE = 2**20  # while bytes are added up
 
 
@@ -54,9 +53,8 @@ class Blocks:
         total = 0
         for start in range(0, num_blocks, _BLOCKS_AT_ONCE):
             stop = min(start + _BLOCKS_AT_ONCE, num_blocks)
-            total += self._num_bytes(
-                np.arange(start, stop) if blocks_B is None else blocks_B[start:stop]
-            )
+            some_B = np.arange(start, stop) if blocks_B is None else blocks_B[start:stop]
+            total += self._num_bytes(some_B.astype(np.int64))  # a draw's numbers are narrower
         return total
 
     def _num_bytes(self, blocks_B: IntArray) -> int:
@@ -95,13 +93,21 @@ def _feistel(value_B: Any, half_bits: int, key: int) -> Any:
     mask = np.uint64((1 << half_bits) - 1)
     left, right = value_B >> shift, value_B & mask
     for number in range(6):
-        mixed = _mix(right + np.uint64((key + number * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF))
+        mixed = mix64(right + np.uint64((key + number * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF))
         left, right = right, left ^ (mixed & mask)
     return left << shift | right
 
 
-def _mix(value: Any) -> Any:
-    """The finaliser of splitmix64 (Steele et al. 2014); products wrap at 2^64 on purpose."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9) & _MASK
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB) & _MASK
-    return value ^ (value >> np.uint64(31))
+def mix64(value_U: Any, scratch_U: Any = None) -> Any:
+    """The finaliser of splitmix64 (Steele et al. 2014), in place on uint64 and returned.
+
+    Products wrap at 2^64 on purpose. `scratch_U` is working memory of the same shape.
+    """
+    scratch_U = np.empty_like(value_U) if scratch_U is None else scratch_U
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        np.right_shift(value_U, np.uint64(shift), out=scratch_U)
+        value_U ^= scratch_U
+        value_U *= np.uint64(factor)
+    np.right_shift(value_U, np.uint64(31), out=scratch_U)
+    value_U ^= scratch_U
+    return value_U

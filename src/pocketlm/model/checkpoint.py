@@ -5,23 +5,34 @@ Nothing is unpickled and no code of a checkpoint is run.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from pocketlm.errors import ParentError, RecipeError
 from pocketlm.model.child import Child
 from pocketlm.model.family import Family, Placed, family_names, load_family, tensors_of
 from pocketlm.model.shape import Shape, check_shape, shape_of
+from pocketlm.model.weight_files import (
+    SHARD_BYTES,
+    StoredTensor,
+    read_json,
+    read_rows,
+    weight_files,
+    whole_folder,
+    write_weights,
+)
 
 if TYPE_CHECKING:
     import torch
 
-_INDEX = "model.safetensors.index.json"
-_PICKLED = (".bin", ".pt", ".pth")
-_DTYPES = ("F64", "F32", "F16", "BF16")
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 _SAYS_NOTHING_OF_A_CHILD = ("torch_dtype", "transformers_version", "_name_or_path", "auto_map")
 
 
@@ -32,8 +43,11 @@ class Checkpoint:
     folder: Path
     config: Mapping[str, Any]
     shape: Shape
-    stored: Mapping[str, tuple[Path, str]]
-    """Tensor name -> file and the name it has there; a tied pair may be stored under either."""
+    stored: Mapping[str, tuple[Path, StoredTensor]]
+    """Tensor name -> file and what it is there; a tied pair may be stored under either name."""
+    dtype: str = "float32"
+    """What a child cut out of it is stored as without loss: bfloat16 or float16 where every tensor
+    is that, float32 otherwise."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -49,10 +63,43 @@ class Checkpoint:
         """One tensor as stored (dtype and shape), mapped from its file."""
         from safetensors import safe_open
 
-        path, stored_name = self.stored[name]
+        path, stored = self.stored[name]
         with safe_open(path, framework="pt") as tensors:
-            tensor: torch.Tensor = tensors.get_tensor(stored_name)
+            tensor: torch.Tensor = tensors.get_tensor(stored.name)
         return tensor
+
+    def read_finite(self, name: str) -> "torch.Tensor":
+        """As `read`; raises `ParentError` where the tensor holds nan or inf."""
+        tensor = self.read(name)
+        self.check_finite(name, tensor)
+        return tensor
+
+    def windows(
+        self, name: str, rows_R: npt.NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[npt.NDArray[np.int64], "torch.Tensor"]]:
+        """The rows `rows_R` of a tensor (all by default) as stored, some MiB of the file at a time.
+
+        Gives which of `rows_R` they are, and the rows, which are gone at the next step. Rows come
+        as they lie in the file, and parts of the file without any are not read.
+        """
+        import torch
+
+        path, stored = self.stored[name]
+        dtype = getattr(torch, _DTYPES[stored.dtype])
+        rows_R = np.arange(stored.dims[0]) if rows_R is None else rows_R
+        for places, bits in read_rows(path, stored, rows_R):
+            yield places, torch.from_numpy(bits).view(dtype)
+
+    def check_finite(self, name: str, numbers: "torch.Tensor") -> None:
+        """Raise `ParentError` if `numbers`, made from the tensor `name`, hold nan or inf."""
+        import torch
+
+        ends = torch.stack(torch.aminmax(numbers))  # one pass; both are nan where any number is
+        if not ends.isfinite().all():
+            raise ParentError(
+                f"{self.stored[name][0]}: tensor {name} holds nan or inf; weights are numbers, so "
+                "the file is damaged or its training broke: take another copy of the parent"
+            )
 
 
 def open_checkpoint(folder: str | Path) -> Checkpoint:
@@ -67,7 +114,7 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
         raise ParentError(
             f"{folder}: no such folder; give a folder with config.json and safetensors"
         )
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if "auto_map" in config and config["auto_map"] != _own_auto_map(config):
         raise ParentError(
             f"{folder}: config.json asks for custom code (auto_map), which is never run"
@@ -75,12 +122,16 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     shape = shape_of(config)
     family = load_family(shape.family)
     _check_config(folder, config, family, shape)
-    headers = _read_headers(_find_weights(folder))
-    stored = _match(folder, family, shape, headers)
-    checkpoint = Checkpoint(folder=folder, config=config, shape=shape, stored=stored)
+    files = {
+        tensor.name: (file.path, tensor) for file in weight_files(folder) for tensor in file.tensors
+    }
+    stored = _match(folder, family, shape, files)
+    dtypes = {tensor.dtype for _, tensor in stored.values()}
+    dtype = _DTYPES[dtypes.pop()] if dtypes in ({"BF16"}, {"F16"}) else "float32"
+    checkpoint = Checkpoint(folder=folder, config=config, shape=shape, stored=stored, dtype=dtype)
     for head in _head_names(family) if shape.tied else ():
-        if head in headers and stored[family.embedding][1] != head:
-            _check_tied_pair(checkpoint, headers[head].path, head, family.embedding)
+        if head in files and stored[family.embedding][1].name != head:
+            _check_tied_pair(checkpoint, files[head][0], head, family.embedding)
     return checkpoint
 
 
@@ -95,49 +146,56 @@ def load_child(folder: str | Path) -> Child:
     return Child(config=checkpoint.config, tensors=tensors)
 
 
-def save_child(child: Child, folder: Path) -> None:
-    """Write config.json and model.safetensors as transformers reads them.
+def save_child(child: Child, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write config.json and the weights as transformers reads them, one tensor at a time.
 
-    A tied head is not stored. The same child gives the same bytes. A class that is ours lies beside
-    them as code, for those who load it by `trust_remote_code=True`.
+    One file, or shards of `shard_bytes` and their index. A tied head is not stored. The same child
+    gives the same bytes. A class that is ours lies beside them as code, for those who load it by
+    `trust_remote_code=True`. All of it appears when it is complete. Raises `OutputError` where
+    there is no space.
     """
-    from safetensors.torch import save_file
-
     config = {k: v for k, v in child.config.items() if k not in _SAYS_NOTHING_OF_A_CHILD}
     family = load_family(child.shape.family)
-    config["architectures"] = [family.architecture]
-    config["dtype"] = "float32"
-    folder.mkdir(parents=True, exist_ok=True)
+    config |= {"architectures": [family.architecture], "dtype": child.dtype}
     if family.auto_map:
         config["auto_map"] = family.auto_map
-    for code in family.code_files:
-        shutil.copyfile(code, folder / code.name)
-    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")
-    stored = {placed.name: placed.stored for placed in tensors_of(child.shape)}
-    tensors = {
-        stored.get(name, name): tensor.contiguous() for name, tensor in child.tensors.items()
-    }
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    names = {placed.stored: placed.name for placed in _in_file_order(child.shape)}
+    assert set(names.values()) == set(child.tensors), "tensors and config of the child differ"
+    entries = [_entry(placed, child.dtype) for placed in _in_file_order(child.shape)]
+
+    def chunks_of(entry: StoredTensor) -> Iterator[memoryview]:
+        yield _bytes_of(child.tensors[names[entry.name]], child.dtype)
+
+    with whole_folder(folder, sum(entry.num_bytes for entry in entries)) as work:
+        for code in family.code_files:
+            shutil.copyfile(code, work / code.name)
+        text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        (work / "config.json").write_text(text, encoding="utf-8")
+        write_weights(work, {"format": "pt"}, entries, chunks_of, shard_bytes=shard_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
-    path: Path
-    dims: tuple[int, ...]
-    dtype: str
+def _in_file_order(shape: Shape) -> list[Placed]:
+    """Embedding, layers, the rest: as transformers fills shards, so that a cut goes through those
+    of the parent once."""
+    once = [placed for placed in tensors_of(shape) if placed.layer is None]
+    layers = [placed for placed in tensors_of(shape) if placed.layer is not None]
+    assert once[0].row.part == "embedding"
+    return [once[0], *layers, *once[1:]]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ParentError(f"{path.parent}: no {path.name}") from None
-    except (OSError, ValueError) as error:
-        raise ParentError(f"{path}: not a readable JSON file ({error})") from None
-    if not isinstance(table, dict):
-        raise ParentError(f"{path}: holds no JSON object")
-    return table
+def _entry(placed: Placed, dtype: str) -> StoredTensor:
+    code = next(code for code, name in _DTYPES.items() if name == dtype)
+    num_bytes = math.prod(placed.dims) * (4 if dtype == "float32" else 2)
+    return StoredTensor(
+        name=placed.stored, dtype=code, dims=placed.dims, offset=0, num_bytes=num_bytes
+    )
+
+
+def _bytes_of(tensor: "torch.Tensor", dtype: str) -> memoryview:
+    import torch
+
+    assert str(tensor.dtype) == f"torch.{dtype}", f"{tensor.dtype} in a child of {dtype}"
+    return tensor.detach().contiguous().view(torch.uint8).reshape(-1).numpy().data
 
 
 def _own_auto_map(config: Mapping[str, Any]) -> Mapping[str, str] | None:
@@ -169,61 +227,34 @@ def _check_config(folder: Path, config: Mapping[str, Any], family: Family, shape
         raise ParentError(f"{folder}: config.json {error}") from None
 
 
-def _find_weights(folder: Path) -> list[Path]:
-    if (folder / _INDEX).is_file():
-        shards = _read_json(folder / _INDEX).get("weight_map")
-        if not isinstance(shards, dict) or not all(
-            isinstance(s, str) and Path(s).name == s for s in shards.values()
-        ):
-            raise ParentError(f"{folder / _INDEX}: no weight_map of file names in this folder")
-        return [folder / shard for shard in sorted(set(shards.values()))]
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    if any(path.suffix in _PICKLED for path in folder.iterdir()):
-        raise ParentError(f"{folder}: pickled checkpoints are not loaded; convert to safetensors")
-    raise ParentError(f"{folder}: no model.safetensors and no {_INDEX}")
-
-
-def _read_headers(files: list[Path]) -> dict[str, _Header]:
-    from safetensors import SafetensorError, safe_open
-
-    headers = {}
-    for path in files:
-        try:
-            with safe_open(path, framework="numpy") as tensors:  # headers need no torch
-                for name in tensors.keys():  # noqa: SIM118  (not a mapping)
-                    part = tensors.get_slice(name)
-                    headers[name] = _Header(path, tuple(part.get_shape()), part.get_dtype())
-        except FileNotFoundError:
-            raise ParentError(f"{path}: no such file, though {_INDEX} names it") from None
-        except (OSError, SafetensorError) as error:
-            raise ParentError(f"{path}: damaged or cut short ({error})") from None
-    return headers
-
-
 def _match(
-    folder: Path, family: Family, shape: Shape, headers: Mapping[str, _Header]
-) -> dict[str, tuple[Path, str]]:
+    folder: Path,
+    family: Family,
+    shape: Shape,
+    files: Mapping[str, tuple[Path, StoredTensor]],
+) -> dict[str, tuple[Path, StoredTensor]]:
     """Where each tensor of the model is; every stored tensor must have its place."""
-    stored: dict[str, tuple[Path, str]] = {}
+    stored: dict[str, tuple[Path, StoredTensor]] = {}
     for placed in tensors_of(shape):
-        found = next((name for name in _file_names(placed, family, shape) if name in headers), None)
+        found = next((name for name in _file_names(placed, family, shape) if name in files), None)
         if found is None:
             raise ParentError(f"{folder}: tensor {placed.stored} {_dims(placed.dims)} is missing")
-        header = headers[found]
-        if header.dims != placed.dims:
+        _, tensor = files[found]
+        if tensor.dims != placed.dims:
             raise ParentError(
-                f"{folder}: tensor {found} is {_dims(header.dims)}; "
+                f"{folder}: tensor {found} is {_dims(tensor.dims)}; "
                 f"by config.json and {shape.family}.toml it should be {_dims(placed.dims)}"
             )
-        if header.dtype not in _DTYPES:
-            raise ParentError(f"{folder}: tensor {found} is {header.dtype}; it may be {_DTYPES}")
-        stored[placed.name] = (header.path, found)
-    known = {*(found for _, found in stored.values()), *_ignored(family, shape)}
+        if tensor.dtype not in _DTYPES:
+            raise ParentError(
+                f"{folder}: tensor {found} is {tensor.dtype}; it may be {', '.join(_DTYPES)}"
+            )
+        stored[placed.name] = files[found]
+    known = {*(tensor.name for _, tensor in stored.values()), *_ignored(family, shape)}
     known |= {*_head_names(family)} if shape.tied else set()
-    for name in sorted(headers.keys() - known):
+    for name in sorted(files.keys() - known):
         raise ParentError(
-            f"{folder}: tensor {name} {_dims(headers[name].dims)} is not part of "
+            f"{folder}: tensor {name} {_dims(files[name][1].dims)} is not part of "
             f"{shape.family} with {shape.layers} layers"
         )
     return stored

@@ -116,6 +116,16 @@ def decode_read_bytes(shape: Shape, weight_format: str, context: int) -> int:
     return weight_bytes(shape, weight_format) - table + context * kv_bytes_per_token(shape)
 
 
+def layer_outputs(shape: Shape) -> int:
+    """Numbers that the matrix products inside the layers make for one token: what is normed,
+    rotated, activated or added after them. The head's are not among them."""
+    return sum(
+        copies * placed.dims[0]
+        for placed, copies in _tensors(shape)
+        if placed.row.per_layer and len(placed.dims) == 2
+    )
+
+
 def decode_bytes(shape: Shape, weight_format: str, context: int) -> int:
     """Peak memory of generating: weights, 16-bit cache of `context` positions, float32 logits.
 
@@ -126,25 +136,37 @@ def decode_bytes(shape: Shape, weight_format: str, context: int) -> int:
     return weight_bytes(shape, weight_format) + cache + _F32_BYTES * shape.vocab_size
 
 
-def activation_bytes(shape: Shape, num_tokens: int) -> int:
+def activation_bytes(
+    shape: Shape, num_tokens: int, *, recompute: bool = False, logits: bool = True
+) -> int:
     """Bytes that autograd keeps from forward to backward for `num_tokens` tokens of a step.
 
-    Counted in float32 values a token, fused attention, no recomputation: 6 hidden + 4 ffn + 2 q +
-    2 kv a layer, 3 hidden and the logits at the end. Bfloat16 autocast keeps casts beside the
-    originals and comes to about as much.
+    Counted in float32 values a token, fused attention: 6 hidden + 4 ffn + 2 q + 2 kv a layer, 3
+    hidden and the `logits` at the end. With `recompute` a layer keeps its input, one hidden, and
+    only the layer at hand keeps the rest. Bfloat16 autocast keeps casts beside the originals and
+    comes to about as much.
     """
     heads = shape.heads + shape.kv_heads
     layer = 6 * shape.hidden + 4 * shape.ffn + 2 * heads * shape.head_dim
-    values = shape.layers * layer + 3 * shape.hidden + shape.vocab_size
-    return _F32_BYTES * num_tokens * values
+    layers = layer + shape.layers * shape.hidden if recompute else shape.layers * layer
+    return _F32_BYTES * num_tokens * (layers + 3 * shape.hidden + logits * shape.vocab_size)
 
 
-def training_bytes(shape: Shape, num_tokens: int) -> int:
+def attention_weight_bytes(shape: Shape, num_tokens: int, seq_len: int) -> int:
+    """Bytes that unfused causal attention keeps besides: of the half square of every head, float32
+    softmax and the same in bfloat16, of all layers."""
+    return shape.layers * shape.heads * num_tokens * (seq_len // 2) * (_F32_BYTES + 2)
+
+
+def training_bytes(
+    shape: Shape, num_tokens: int, *, recompute: bool = False, logits: bool = True
+) -> int:
     """Peak memory of training with AdamW: float32 weights, gradients and two moments, the kept
     activations of `num_tokens` tokens, and the gradient of their logits."""
     state = 4 * _F32_BYTES * count_params(shape)
-    logits = _F32_BYTES * num_tokens * shape.vocab_size
-    return state + activation_bytes(shape, num_tokens) + logits
+    slopes = _F32_BYTES * num_tokens * shape.vocab_size if logits else 0
+    kept = activation_bytes(shape, num_tokens, recompute=recompute, logits=logits)
+    return state + kept + slopes
 
 
 def _tensors(shape: Shape) -> Iterator[tuple[Placed, int]]:

@@ -207,7 +207,8 @@ def axis_sizes(shape: "Shape") -> Mapping[Axis, int]:
 def _load(folder: Path, name: str) -> Family:
     if name not in family_names():
         raise ParentError(
-            f"model_type = {name!r}: no such family; it has {', '.join(family_names())}"
+            f"model_type = {name!r}: no such family; it has {', '.join(family_names())}; another "
+            f"is a file of tensor names and axes, model/families/{name}.toml (docs/3-inherit.md)"
         )
     return load_table(Family, folder / f"{name}.toml")
 

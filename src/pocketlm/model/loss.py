@@ -1,6 +1,6 @@
 """The loss of a language model, one number a block.
 
-Shapes: B blocks, T tokens, V vocabulary.
+Shapes: B blocks, T tokens, V vocabulary, D hidden.
 """
 
 from typing import TYPE_CHECKING
@@ -30,14 +30,44 @@ def block_losses(
     """
     from torch.nn.functional import cross_entropy
 
-    attention = network.config._attn_implementation
-    if place_BT is not None and attention not in _MASKING:
-        raise StageError(
-            f"[train] document_mask: attention {attention!r} takes no mask; choose sdpa or eager"
-        )
+    _check_mask(network, place_BT)
     # transformers makes the mask from places that begin anew (`find_packed_sequence_indices`).
     logits_BTV = network(input_ids=ids_BT1[:, :-1], position_ids=place_BT, use_cache=False).logits
     losses_BT = cross_entropy(
         logits_BTV.float().flatten(0, 1), ids_BT1[:, 1:].flatten(), reduction="none"
     )
     return losses_BT.view(ids_BT1.shape[0], -1).mean(dim=1)
+
+
+def summed_loss(
+    network: "PreTrainedModel",
+    ids_BT1: "torch.Tensor",
+    place_BT: "torch.Tensor | None" = None,
+    *,
+    chunked: bool,
+) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """Sum of `block_losses`, to call backward on, and the losses (B,) without a gradient.
+
+    `chunked` makes logits and gradients of the head a chunk of tokens at a time: less memory, the
+    same numbers but for rounding.
+    """
+    if not chunked:
+        losses_B = block_losses(network, ids_BT1, place_BT)
+        return losses_B.sum(), losses_B.detach()
+    from pocketlm.model.chunked_loss import chunked_loss
+
+    _check_mask(network, place_BT)
+    body = network.base_model(input_ids=ids_BT1[:, :-1], position_ids=place_BT, use_cache=False)
+    x_BTD = body.last_hidden_state
+    head_VD = network.get_output_embeddings().weight
+    total, losses_N = chunked_loss(x_BTD.flatten(0, 1), head_VD, ids_BT1[:, 1:].flatten())
+    num_tokens = ids_BT1.shape[1] - 1
+    return total / num_tokens, losses_N.view(-1, num_tokens).mean(dim=1)
+
+
+def _check_mask(network: "PreTrainedModel", place_BT: "torch.Tensor | None") -> None:
+    attention = network.config._attn_implementation
+    if place_BT is not None and attention not in _MASKING:
+        raise StageError(
+            f"[train] document_mask: attention {attention!r} takes no mask; choose sdpa or eager"
+        )

@@ -23,7 +23,7 @@ by default hidden_size // 32, at least 1). Always SiLU in the gate; `hidden_act`
 A checkpoint carries this file for `trust_remote_code=True`, so it imports torch and transformers
 alone. The forward pass without a cache traces with `torch.export.export`, batch and length left
 free, and so goes to ONNX by `torch.onnx.export(..., dynamo=True)`, which needs onnx and onnxscript
-(tried once: onnxruntime's logits within 1e-5 of torch's at other lengths). GGUF cannot hold it:
+(extra onnx; a test holds onnxruntime's logits to torch's at other sizes). GGUF cannot hold it:
 llama.cpp has no such architecture.
 Shapes: B sequences, T tokens, D hidden, F FFN neurons, W shortcut width.
 """

@@ -182,7 +182,7 @@ def _check_within(shape: Shape, parent: Shape) -> None:
         if name != "layers" and getattr(shape, name) > getattr(parent, name):
             raise RecipeError(
                 f"{name} = {getattr(shape, name)}: the parent has {getattr(parent, name)}; "
-                "a child is cut out of it, so choose that or less"
+                "a child is cut out of it, so choose that or less; only layers may be more"
             )
     group, parent_group = shape.heads // shape.kv_heads, parent.heads // parent.kv_heads
     if group > parent_group:

@@ -18,6 +18,7 @@ from pocketlm.report import (
     side_by_side,
     table,
 )
+from pocketlm.run_report.forgetting import ForgettingNotes, forgetting_section
 from pocketlm.run_report.shapes import ShapeNotes, shape_section
 from pocketlm.run_report.vocabulary import CoveragePoint, VocabularyNotes, vocabulary_section
 from pocketlm.units import show_bytes, show_count, show_seconds
@@ -98,6 +99,7 @@ class RunReport:
     losses: Sequence[LossPoint] = ()
     round_starts: Sequence[int] = ()
     """Tokens seen when the second and each later round began."""
+    forgetting: ForgettingNotes | None = None
     exported: Sequence[ExportedFile] = ()
     prompt: str = ""
     stages: Sequence[StageLine] = ()
@@ -226,7 +228,8 @@ def _training(data: RunReport) -> list[Html]:
         x_label="tokens seen", y_label="learning rate", marks=rounds,
         description="Learning rate over tokens seen",
     )  # fmt: skip
-    return [side_by_side([("Loss", loss), ("Learning rate", rate)])]
+    curves = side_by_side([("Loss", loss), ("Learning rate", rate)])
+    return [curves, *forgetting_section(data.forgetting, rounds)]
 
 
 def _files(data: RunReport) -> list[Html]:

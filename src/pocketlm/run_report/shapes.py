@@ -12,6 +12,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TimedLine:
+    """What a shape did on the machine that ranked it: least and median of several rounds."""
+
+    tokens_per_s: float
+    """The least of the rounds: what shapes are compared by."""
+    tokens_per_s_median: float
+    """What one got, other work on the machine included."""
+    spread: float
+    """Slowest round over the fastest."""
+    prompt_tokens: int
+    first_token_ms: float
+    """From a prompt of `prompt_tokens` to the first new token, the least of the rounds."""
+    first_token_ms_median: float
+    first_token_spread: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShapeLine:
     """A shape that was ranked."""
 
@@ -27,6 +44,7 @@ class ShapeLine:
     unit: str
     why: str
     """What it lost to the first by; empty for the first."""
+    timed: TimedLine | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +75,7 @@ def shape_section(notes: ShapeNotes | None) -> list[Html]:
     ]  # fmt: skip
     headers = ["shape", "lost by", "parameters", "memory", "tokens/s", "ranked by"]
     parts = [_frontier_plot(notes), table(headers, rows, text_columns=2)]
+    parts += _timed_table(notes)
     parts.append(
         note(
             f"{notes.num_legal:,} legal shapes, ordered by {notes.rank}; tokens/s predicted, "
@@ -74,6 +93,26 @@ def shape_lines(notes: ShapeNotes, most: int = 6) -> list[str]:
         speed = f"{show_count(line.tokens_per_s):>6} tokens/s"
         lines.append(f"  {line.shape:<66} {size} {speed}  {line.why or 'chosen'}")
     return lines
+
+
+def _timed_table(notes: ShapeNotes) -> list[Html]:
+    """Prefill and decode as they were measured; nothing where nothing was."""
+    timed = [(line.shape, line.timed) for line in notes.short_list if line.timed]
+    if not timed:
+        return []
+    rows = [
+        [shape, show_count(t.tokens_per_s), show_count(t.tokens_per_s_median), f"{t.spread:.2f}",
+         f"{t.first_token_ms:.3g}", f"{t.first_token_ms_median:.3g}", f"{t.first_token_spread:.2f}"]
+        for shape, t in timed
+    ]  # fmt: skip
+    headers = ["timed here", "tokens/s, best", "median", "slowest / fastest",
+               "first token ms, best", "median", "slowest / fastest"]  # fmt: skip
+    said = (
+        f"Random weights, prompts of {timed[0][1].prompt_tokens} tokens. The best round is what "
+        "shapes are compared by, since other work only makes one longer; the median is what one "
+        "gets on a machine as busy as this one was."
+    )
+    return [table(headers, rows), note(said)]
 
 
 def _frontier_plot(notes: ShapeNotes) -> Html:

@@ -4,7 +4,8 @@ STAGES = ("compact", "design", "inherit", "train", "evaluate", "export")
 
 # What each artifact is made from, in the order of making. Three belong to no stage: `counts`, the
 # corpus in the parent's tokens, from which every size and selector starts, `tokens`, the corpus in
-# the child's, and `calibration`, what the parent does on some of those, whatever the child's size.
+# the child's, and `calibration`, what the parent does on some of those, whatever the child's size
+# (but for learned masks, see pipeline.needs_of).
 NEEDS: dict[str, tuple[str, ...]] = {
     "counts": (),
     "compact": ("counts",),
@@ -18,4 +19,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 
 # Part of every artifact's key: raise a stage's number whenever its results change.
-VERSIONS = {"counts": 1, "tokens": 1, "calibration": 1, **dict.fromkeys(STAGES, 1), "compact": 2}
+VERSIONS = {
+    **dict.fromkeys(NEEDS, 1),
+    "compact": 2,
+    "inherit": 2,
+    "train": 2,
+}

@@ -34,6 +34,7 @@ from pocketlm.stages.design import (
 )
 from pocketlm.steps.materials import Materials, Scores, read_json, write_json
 from pocketlm.steps.proxy import proxy_training
+from pocketlm.steps.runtimes import timed_runtime
 
 
 def design_step(run: Materials, files: Path, resume: Path) -> Scores:
@@ -49,11 +50,14 @@ def design_step(run: Materials, files: Path, resume: Path) -> Scores:
             vocab_size=vocab_size,
             family=parent.family if parent else run.recipe.family,
             parent_shape=parent,
+            tied=table.tied,
             rank=table.rank,
             means=Means(
                 budget=budget,
                 rng=run.rng("design"),
+                runtime=timed_runtime(table.runtime, table.weight_format),
                 train=proxy_training(run),
+                proxy_sampler=table.proxy_sampler,
                 predict_loss=_law(run),
             ),
         )
@@ -84,6 +88,7 @@ def decide_shape(recipe: Recipe, vocab_size: int, parent: Shape | None) -> Shape
             vocab_size=vocab_size,
             family=family,
             parent_shape=parent,
+            tied=table.tied,
             rank="deep-first" if slow else table.rank,
         )
     if table.shape is None:
@@ -118,11 +123,11 @@ def _budget(table: DesignTable, speed: SpeedModel | None) -> Budget:
 
 
 def _speed(run: Materials) -> SpeedModel:
-    """The runtime's lines; `transformers` is timed here, which is the device (`check_choices`)."""
-    recipe = run.recipe
-    if recipe.design.runtime == "transformers":
-        return fit_here(run.rng("speed"))[0]
-    return roofline(load_device(recipe.device), recipe.design.weight_format)
+    """The runtime's lines; what is no roofline is timed here, the device (`check_choices`)."""
+    table = run.recipe.design
+    if table.runtime == "roofline":
+        return roofline(load_device(run.recipe.device), table.weight_format)
+    return fit_here(run.rng("speed"), timed_runtime(table.runtime, table.weight_format))[0]
 
 
 def _law(run: Materials) -> Callable[[int], float] | None:
@@ -156,6 +161,7 @@ def _ranking(designed: Designed, recipe: Recipe, speed: SpeedModel) -> dict[str,
             "value": each.value,
             "unit": each.unit,
             "why": each.why,
+            "timed": None if each.timing is None else each.timing.as_dict(),
         }
 
     return {

@@ -15,29 +15,43 @@ from pocketlm.inputs import max_positions
 from pocketlm.method import pick
 from pocketlm.model.checkpoint import load_child, open_checkpoint, save_child
 from pocketlm.model.cost import count_params, flops_per_token
+from pocketlm.stages.train.rounds import units_drawn
 from pocketlm.steps.choosing import choosing_bits
 from pocketlm.steps.materials import Materials, Scores, write_json
+from pocketlm.steps.references import references_for
 
 if TYPE_CHECKING:
     from pocketlm.stages.inherit import Calibration
     from pocketlm.stages.train import Trained
 
+_TRAINED = "trained"  # the parent as it was trained under masks, a checkpoint
+
 
 def calibration_step(run: Materials, files: Path, resume: Path) -> Scores:
-    """What the parent does on blocks of the text; empty where no method looks at text."""
-    from pocketlm.stages.inherit import measure, needs_blocks
+    """What the parent does on blocks of the text; empty where no method looks at text.
+
+    Masks too, where they are asked for, learned for the child's shape.
+    """
+    from pocketlm.stages.inherit import Evidence, learn_masks, learns_masks, measure, needs_blocks
 
     table = run.recipe.inherit
     if run.recipe.start != "parent" or not needs_blocks(table):
         return {}
     assert run.inputs.parent is not None  # the recipe's own check
-    calibration = measure(
-        open_checkpoint(run.inputs.parent),
-        np.load(run.made["compact"].path("kept_V.npy")),
-        _train_blocks(run),
-        table,
-        progress=run.progress,
-    )
+    parent = open_checkpoint(run.inputs.parent)
+    kept_V = np.load(run.made["compact"].path("kept_V.npy"))
+    calibration = measure(parent, kept_V, _train_blocks(run), table, progress=run.progress)
+    if learns_masks(table):
+        evidence = Evidence(
+            parent=parent,
+            kept_V=kept_V,
+            rng=run.rng("masks"),
+            calibration=calibration,
+            progress=run.progress,
+        )
+        calibration = learn_masks(evidence, run.shape(), table)
+    if calibration.trained is not None:
+        save_child(calibration.trained, files / _TRAINED)
     np.save(files / "ids_NT1.npy", calibration.ids_NT1)
     for name, values in calibration.statistics.items():
         np.save(files / f"{name}.npy", values)
@@ -50,7 +64,8 @@ def _load_calibration(folder: Path) -> "Calibration | None":
     if not (folder / "ids_NT1.npy").is_file():
         return None
     arrays = {path.stem: np.load(path) for path in sorted(folder.glob("*.npy"))}
-    return Calibration(ids_NT1=arrays.pop("ids_NT1"), statistics=arrays)
+    trained = load_child(folder / _TRAINED) if (folder / _TRAINED).is_dir() else None
+    return Calibration(ids_NT1=arrays.pop("ids_NT1"), statistics=arrays, trained=trained)
 
 
 def _train_blocks(run: Materials) -> Blocks:
@@ -68,13 +83,13 @@ def _train_blocks(run: Materials) -> Blocks:
 def inherit_step(run: Materials, files: Path, resume: Path) -> Scores:
     """Cut the child out of the parent, or draw it at random where the recipe says so."""
     from pocketlm.model.start import STARTS, base_config
-    from pocketlm.stages.inherit import inherit
+    from pocketlm.stages.inherit import inherit_unread
 
     recipe, shape, tokenizer = run.recipe, run.shape(), run.tokenizer()
     parent = None if run.inputs.parent is None else open_checkpoint(run.inputs.parent)
     if recipe.start == "parent":
         assert parent is not None  # the recipe's own check
-        child = inherit(
+        child = inherit_unread(
             parent,
             shape,
             np.load(run.made["compact"].path("kept_V.npy")),
@@ -115,6 +130,7 @@ def train_step(run: Materials, files: Path, resume: Path) -> Scores:
         rng=run.rng("train"),
         checkpoints=resume,
         bits_per_byte=choosing_bits(run) if table.check_at else None,
+        references=references_for(run, blocks),
         progress=run.progress,
         **table.model_dump(),
     )
@@ -122,17 +138,33 @@ def train_step(run: Materials, files: Path, resume: Path) -> Scores:
     np.save(files / "ledger_N.npy", trained.ledger_N)
     write_json(files / "log.json", list(trained.log))
     write_json(files / "checks.json", list(trained.checks))
-    return _train_scores(trained, blocks)
+    write_json(files / "choices.json", dict(trained.choices))
+    if trained.probes:
+        probes = {"part_steps": trained.part_steps, "rows": list(trained.probes)}
+        write_json(files / "probes.json", probes)
+    return _train_scores(run, trained, blocks)
 
 
-def _train_scores(trained: "Trained", blocks: Blocks) -> Scores:
+def _train_flops(run: Materials, trained: "Trained", seq_len: int) -> float:
+    """Training is three passes forward, scoring one; the parent's with the child's vocabulary."""
+    own = flops_per_token(trained.child.shape, seq_len)
+    trained_tokens = trained.log[-1]["tokens"] if trained.log else 0
+    flops = own * (3 * trained_tokens + trained.num_scored * seq_len)
+    if trained.num_parent_scored:
+        assert run.inputs.parent is not None  # checked before anything ran
+        parent = open_checkpoint(run.inputs.parent).shape
+        parent = replace(parent, vocab_size=trained.child.shape.vocab_size)
+        flops += flops_per_token(parent, seq_len) * trained.num_parent_scored * seq_len
+    return float(flops)
+
+
+def _train_scores(run: Materials, trained: "Trained", blocks: Blocks) -> Scores:
     last = trained.log[-1] if trained.log else {"tokens": 0, "seconds": 0.0}
-    forward = flops_per_token(trained.child.shape, blocks.seq_len)
-    scored_tokens = len(trained.effective_sizes) * len(blocks) * blocks.seq_len
+    flops = _train_flops(run, trained, blocks.seq_len)
     scores = {
         "tokens": Score(last["tokens"], "tokens"),
         "bytes": Score(trained.num_bytes, "bytes"),
-        "flops": Score(forward * (3 * last["tokens"] + scored_tokens), "FLOP, scoring included"),
+        "flops": Score(flops, "FLOP, scoring included"),
         "loop_seconds": Score(last["seconds"], "s, scoring included"),
         "skipped_steps": Score(trained.num_skipped, "steps"),
         "damaged_checkpoints": Score(len(trained.passed_over), "passed over"),
@@ -142,6 +174,8 @@ def _train_scores(trained: "Trained", blocks: Blocks) -> Scores:
     for check in trained.checks:
         name = f"bits_per_byte_at_{check['share']:g}"
         scores[name] = Score(check["bits_per_byte"], "bits/byte, choosing text")
+    _, units = units_drawn(run.recipe.train, len(blocks))
+    name = {"block": "blocks", "batch": "batches"}[run.recipe.train.unit]
     for number, size in enumerate(trained.effective_sizes, start=2):
-        scores[f"effective_blocks_round_{number}"] = Score(size, f"of {len(blocks)} blocks")
+        scores[f"effective_{name}_round_{number}"] = Score(size, f"of {units} {name}")
     return scores

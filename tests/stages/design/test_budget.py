@@ -14,7 +14,8 @@ from pocketlm.stages.design.latency import SpeedModel
 from pocketlm.stages.design.space import legal_shapes
 
 SPEED = SpeedModel(runtime="transformers", weight_format="f32", token_s=1e-4, token_layer_s=1e-4,
-                   byte_s=1e-9, prompt_s=0.0, prompt_layer_s=2e-4, flop_s=1e-11)  # fmt: skip
+                   output_s=2e-8, byte_s=1e-9, prompt_s=0.0, prompt_layer_s=2e-4,
+                   flop_s=1e-11)  # fmt: skip
 CONTEXT = 256
 LIMITS = {
     "max_params": (lambda shape: count_params(shape), {}),

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pocketlm.errors import BudgetError, ParentError, RecipeError
 from pocketlm.model.cost import count_params, params_by_part
 from pocketlm.model.shape import Shape
-from pocketlm.stages.design import RANKERS, Budget, check_shape, design
+from pocketlm.stages.design import RANKERS, Budget, SpeedModel, check_shape, design
+from pocketlm.stages.design.budget import limits as limits_of
 from pocketlm.stages.design.space import legal_shapes
 
 STORIES = Shape(
@@ -174,3 +175,56 @@ def test_only_a_tied_parent_has_tied_children() -> None:
     with pytest.raises(RecipeError, match="set tied = false"):
         check_shape(STORIES, replace(STORIES, tied=False))
     check_shape(replace(STORIES, tied=False), STORIES)
+
+
+TIMED = {
+    "speed": SpeedModel(runtime="roofline", weight_format="q8_0", token_s=0.0, token_layer_s=1e-5,
+                        byte_s=1e-10, prompt_s=0.0, prompt_layer_s=0.0, flop_s=1e-11),
+    "min_tokens_per_s": 2000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_params": 3_000_000}, {"max_bytes": 1_000_000}, TIMED], ids=lambda d: min(d)
+)
+@pytest.mark.parametrize("rank", ["deep-first", "wide-first", "roofline"])
+def test_at_equal_budget_tied_is_liked_better_and_untied_can_be_asked_for(
+    limits: dict, rank: str
+) -> None:
+    budget = Budget(context=64, **{"speed": TIMED["speed"], **limits})
+    either, tied, untied = (
+        design(budget, vocab_size=2000, family="llama", rank=rank, tied=tied)
+        for tied in (None, True, False)
+    )
+    assert either == tied
+    assert tied.tied
+    assert not untied.tied
+    assert all(limit.keeps(untied) for limit in limits_of(budget))
+    assert params_by_part(untied)["head"] == 2000 * untied.hidden
+
+
+def test_the_space_holds_both_heads_and_every_untied_shape_is_paid_for() -> None:
+    budget = Budget(max_params=3_000_000)
+    spaces = {
+        tied: legal_shapes(budget, vocab_size=2000, family="llama", parent_shape=None, tied=tied)
+        for tied in (None, True, False)
+    }
+    both = set(spaces[None].shapes)
+    assert both == set(spaces[True].shapes) | set(spaces[False].shapes)
+    assert all(not s.tied and count_params(s) <= 3_000_000 for s in spaces[False].shapes)
+    assert 100 < len(spaces[False].shapes) < len(spaces[True].shapes)
+    ffn_of = {replace(s, ffn=1): s.ffn for s in spaces[True].shapes}
+    twins = [(s.ffn, ffn_of[replace(s, ffn=1, tied=True)]) for s in spaces[False].shapes]
+    assert all(own <= tied for own, tied in twins)  # the second table is paid for by the FFN
+    assert sum(own < tied for own, tied in twins) > 100
+
+
+def test_a_tied_parent_has_untied_children_where_asked_and_never_the_other_way() -> None:
+    budget = Budget(max_params=400_000)
+    own = design(budget, vocab_size=1024, family="llama", parent_shape=STORIES)
+    untied = design(budget, vocab_size=1024, family="llama", parent_shape=STORIES, tied=False)
+    assert (own.tied, untied.tied) == (True, False)
+    check_shape(untied, STORIES)
+    with pytest.raises(RecipeError, match=r"tied = true: the parent's head .* set tied = false"):
+        design(budget, vocab_size=1024, family="llama", parent_shape=replace(STORIES, tied=False),
+               tied=True)  # fmt: skip

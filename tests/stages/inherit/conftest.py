@@ -1,5 +1,6 @@
 """A small parent with plain random weights, in memory and on disk."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from pocketlm.corpus.blocks import Blocks
-from pocketlm.model.checkpoint import save_child
+from pocketlm.model.checkpoint import Checkpoint, open_checkpoint, save_child
 from pocketlm.model.child import Child
 from pocketlm.model.shape import Shape
 from pocketlm.model.start import base_config, constant
@@ -52,3 +53,14 @@ def parent_folder(parent: Child, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def blocks() -> Blocks:
     """12 blocks of 16 tokens of the parent's own ids."""
     return Blocks(np.random.default_rng(1).integers(0, 60, 12 * 16 + 1), 16)
+
+
+@pytest.fixture(scope="session")
+def save() -> Callable[[Child, Path], Checkpoint]:
+    """Write a child and open it as a parent."""
+
+    def saved(child: Child, folder: Path) -> Checkpoint:
+        save_child(child, folder)
+        return open_checkpoint(folder)
+
+    return saved

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from pocketlm.corpus.blocks import Blocks
 from pocketlm.errors import RecipeError
 from pocketlm.model.checkpoint import load_child, open_checkpoint
 from pocketlm.model.child import Child
-from pocketlm.model.family import load_family
+from pocketlm.model.family import family_names, load_family
+from pocketlm.recipe import InheritTable
 from pocketlm.stages.inherit import inherit
+from pocketlm.stages.inherit.evidence import decided
 from pocketlm.stages.inherit.forward import embed
 from pocketlm.stages.inherit.one_layer import OneLayer
 from pocketlm.stages.inherit.rotate import check_rotates, rotate
@@ -85,3 +88,31 @@ def test_a_mended_child_of_every_family(
     )
     assert child.shape == shape
     assert torch.isfinite(logits(child)).all()
+
+
+def test_auto_is_the_best_that_family_and_text_allow(
+    family_parent: Callable[..., Path], blocks: Blocks
+) -> None:
+    checkpoint = open_checkpoint(family_parent("llama"))
+    shape = replace(checkpoint.shape, layers=3, hidden=32, heads=4, kv_heads=2, ffn=24)
+
+    def child(**settings: Any) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng(0)
+        return dict(inherit(checkpoint, shape, EVERY_TOKEN, rng=rng, **settings).tensors)
+
+    def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+        return all(torch.equal(one[name], other[name]) for name in one)
+
+    best = {"neurons": "energy", "hidden": "rotate", "norm_energy": True, "refit": "stream"}
+    data_free = {"neurons": "l2", "hidden": "score", "norm_energy": False, "refit": "none"}
+    mended = child(calibration=blocks)
+    assert equal(mended, child(calibration=blocks, **best))
+    assert equal(child(), child(**data_free))
+    assert not equal(mended, child())
+    table = InheritTable()
+    for family in family_names():
+        found = decided(table, family, has_text=True)
+        assert (found.hidden == "rotate") == (family in ROTATE) == (found.refit == "stream")
+        assert found.neurons == "energy"
+    kept = decided(InheritTable(hidden="score", norm_energy=False), "llama", has_text=True)
+    assert (kept.hidden, kept.norm_energy, kept.refit) == ("score", False, "stream")

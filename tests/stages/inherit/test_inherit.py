@@ -1,7 +1,6 @@
 """Inheritance: exact where nothing is cut, equal to a masked parent where something is."""
 
 import json
-import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -266,18 +265,15 @@ def test_sharded_parent_gives_the_same_child(
     assert all(torch.equal(left.tensors[n], t) for n, t in right.tensors.items())
 
 
-def test_streams_one_tensor_at_a_time(parent_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each tensor is read at most twice (score, cut) and gone before the next is read."""
-    read, reads, alive = Checkpoint.read, Counter[str](), list[weakref.ref[torch.Tensor]]()
+def test_every_tensor_is_read_twice(parent_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For its score and for the cut; nothing of a layer that leaves."""
+    windows, reads = Checkpoint.windows, Counter[str]()
 
-    def watched(self: Checkpoint, name: str) -> torch.Tensor:
-        assert not any(ref() is not None for ref in alive)
-        tensor = read(self, name)
+    def counted(self: Checkpoint, name: str, *rows: np.ndarray) -> object:
         reads[name] += 1
-        alive.append(weakref.ref(tensor))
-        return tensor
+        return windows(self, name, *rows)
 
-    monkeypatch.setattr(Checkpoint, "read", watched)
+    monkeypatch.setattr(Checkpoint, "windows", counted)
     checkpoint = open_checkpoint(parent_folder)
     inherit(checkpoint, checkpoint.shape, EVERY_TOKEN, rng=rng())
     assert set(reads) == set(checkpoint.names)
@@ -332,8 +328,8 @@ def test_refusals(parent_folder: Path) -> None:
     shape = checkpoint.shape
     with pytest.raises(RecipeError, match=r"\[inherit\] layers = 'end'.*did you mean 'ends'"):
         inherit(checkpoint, shape, EVERY_TOKEN, layers="end", rng=rng())
-    with pytest.raises(RecipeError, match=r"\[inherit\] neurons = 'mask'"):
-        inherit(checkpoint, shape, EVERY_TOKEN, neurons="mask", rng=rng())
+    with pytest.raises(RecipeError, match=r"\[inherit\] neurons = 'masks'"):
+        inherit(checkpoint, shape, EVERY_TOKEN, neurons="masks", rng=rng())
     with pytest.raises(RecipeError, match="hidden = 54: the parent has 48"):
         inherit(checkpoint, replace(shape, hidden=54), EVERY_TOKEN, rng=rng())
     with pytest.raises(ParentError, match="token 60 of the tokenizer has no row"):

@@ -1,5 +1,6 @@
 """The loop: it learns, it is repeatable, and a resumed run equals an unbroken one bit for bit."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from pocketlm.errors import CorpusError, Interrupted, RecipeError, StageError
 from pocketlm.model.checkpoint import load_child
 from pocketlm.model.child import Child
 from pocketlm.model.loss import block_losses
-from pocketlm.progress import SILENT
-from pocketlm.stages.train import Trained, train
+from pocketlm.stages.train import Trained, loop, train
+from pocketlm.stages.train.automatic import Choices
 from pocketlm.stages.train.loop import Learner
 
 SETTINGS: dict[str, Any] = {
@@ -72,25 +73,71 @@ def test_the_given_child_is_left_alone(child: Child, blocks: Blocks) -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in child.tensors.items())
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dtype": "float32", "optimizer": "muon", "micro_batch_tokens": 48},
+        {"dtype": "bfloat16"},
+    ],
+    ids=str,
+)
 def test_three_kills_change_nothing(
-    child: Child, blocks: Blocks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+    child: Child,
+    blocks: Blocks,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
 ) -> None:
     """Killed inside the first round, after scoring, inside the last: as if nothing had been."""
-    whole = run(child, blocks, dtype=dtype)
+    whole = run(child, blocks, **changes)
     update = Learner._update
     for last_step in (5, 20, 35):
 
-        def killed(self: Learner, block_B: Any, last_step: int = last_step) -> tuple[float, float]:
+        def killed(self: Learner, block_B: Any, last_step: int = last_step) -> None:
             if self._step == last_step:
                 raise KeyboardInterrupt
-            return update(self, block_B)
+            update(self, block_B)
 
         monkeypatch.setattr(Learner, "_update", killed)
         with pytest.raises(KeyboardInterrupt):
-            run(child, blocks, tmp_path, dtype=dtype)
+            run(child, blocks, tmp_path, **changes)
     monkeypatch.setattr(Learner, "_update", update)
-    assert equal(run(child, blocks, tmp_path, dtype=dtype), whole)
+    assert equal(run(child, blocks, tmp_path, **changes), whole)
+
+
+def test_results_read_late_are_the_same(
+    child: Child, blocks: Blocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, whose results are fetched every so many steps."""
+    monkeypatch.setattr(loop, "_LOG_ROWS", 4)
+    at_once = run(child, blocks)
+    monkeypatch.setattr(loop, "_FETCH_EVERY", {"cpu": 7})
+    assert equal(run(child, blocks), at_once)
+
+
+def test_choices_of_a_checkpoint_are_kept(
+    child: Child, blocks: Blocks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed run computes as it began, whatever it would choose now."""
+    update, usual = Learner._update, loop.try_choices
+
+    def killed(self: Learner, block_B: Any) -> None:
+        if self._step == 3:
+            raise KeyboardInterrupt
+        update(self, block_B)
+
+    def unusual(choices: Choices, *_: Any, **__: Any) -> Choices:
+        return replace(choices, attention="eager", micro_blocks=1, cross_entropy="chunked")
+
+    monkeypatch.setattr(Learner, "_update", killed)
+    monkeypatch.setattr(loop, "try_choices", unusual)
+    with pytest.raises(KeyboardInterrupt):
+        run(child, blocks, tmp_path, rounds=1)
+    monkeypatch.setattr(loop, "try_choices", usual)
+    monkeypatch.setattr(Learner, "_update", update)
+    resumed = run(child, blocks, tmp_path, rounds=1)
+    assert resumed.choices == Choices("eager", False, 1, "chunked").as_dict()
+    assert run(child, blocks, rounds=1).choices["attention"] == "query-blocks"
 
 
 def test_a_signal_saves_and_says_so(
@@ -101,10 +148,10 @@ def test_a_signal_saves_and_says_so(
 
     update = Learner._update
 
-    def signalled(self: Learner, block_B: Any) -> tuple[float, float]:
+    def signalled(self: Learner, block_B: Any) -> None:
         if self._step == 9:
             os.kill(os.getpid(), signal.SIGTERM)
-        return update(self, block_B)
+        update(self, block_B)
 
     monkeypatch.setattr(Learner, "_update", signalled)
     with pytest.raises(Interrupted, match="step 10"):
@@ -120,17 +167,6 @@ def test_ledger_is_the_loss_each_block_was_trained_with(child: Child, blocks: Bl
     with torch.inference_mode():
         expected = block_losses(child.network(), ids).numpy()
     np.testing.assert_allclose(trained.ledger_N, expected, rtol=1e-4)
-
-
-def test_hard_blocks_are_read_again_more_often(child: Child, blocks: Blocks) -> None:
-    learner = Learner(child, blocks, _table(rounds=2), [len(blocks)] * 2)
-    learner.run_round(0, np.arange(len(blocks)), key=1, progress=SILENT)
-    loss_N = learner.score(1, SILENT)
-    from pocketlm.stages.train.resample import softmax_loss
-
-    drawn = softmax_loss(loss_N, num_drawn=len(blocks) // 2, rng=np.random.default_rng(0))
-    left = np.setdiff1d(np.arange(len(blocks)), drawn)
-    assert loss_N[drawn].mean() > loss_N[left].mean()
 
 
 def test_no_rounds_leave_the_child_as_it_was(child: Child, blocks: Blocks) -> None:

@@ -12,13 +12,16 @@ from pocketlm.stages.design.latency import SpeedModel, fit_here, roofline
 from pocketlm.stages.design.rank import RANKERS
 from pocketlm.stages.design.ranked import SHORT_LIST, Means, Ranked, ranked
 from pocketlm.stages.design.space import legal_shapes
+from pocketlm.stages.design.timed import TRANSFORMERS, Runtime
 
 __all__ = [
     "RANKERS",
+    "TRANSFORMERS",
     "Budget",
     "Designed",
     "Means",
     "Ranked",
+    "Runtime",
     "SpeedModel",
     "check_shape",
     "design",
@@ -48,18 +51,20 @@ def design(
     vocab_size: int,
     family: str,
     parent_shape: Shape | None = None,
+    tied: bool | None = None,
     rank: str = "deep-first",
     rng: np.random.Generator | None = None,
 ) -> Shape:
     """List the shapes the budget allows, within the parent if there is one, and take the best.
 
+    `tied`: one matrix for embedding and head; not given, the parent's, else as the ranker likes.
     `rank` is a name of RANKERS; `rng` draws the prompts of `measured`. Raises `BudgetError` if
     nothing fits, `RecipeError` for an unknown ranker or one that needs more than a budget,
     `ParentError` for an unknown family.
     """
     return rank_shapes(
-        budget, vocab_size=vocab_size, family=family, parent_shape=parent_shape, rank=rank,
-        means=Means(budget=budget, rng=rng or np.random.default_rng(0)),
+        budget, vocab_size=vocab_size, family=family, parent_shape=parent_shape, tied=tied,
+        rank=rank, means=Means(budget=budget, rng=rng or np.random.default_rng(0)),
     ).shape  # fmt: skip
 
 
@@ -69,12 +74,15 @@ def rank_shapes(
     vocab_size: int,
     family: str,
     parent_shape: Shape | None,
+    tied: bool | None = None,
     rank: str,
     means: Means,
 ) -> Designed:
     """As `design`, with the short-list, the frontier and the reasons."""
     order_by: Callable[..., list[Ranked]] = pick(RANKERS, rank, "[design] rank")
-    space = legal_shapes(budget, vocab_size=vocab_size, family=family, parent_shape=parent_shape)
+    space = legal_shapes(
+        budget, vocab_size=vocab_size, family=family, parent_shape=parent_shape, tied=tied
+    )
     if len(space.shapes) == 1:
         order = [ranked(space.shapes[0], 1.0, "the only shape", "")]
     else:

@@ -1,31 +1,26 @@
 """How fast a shape answers: straight lines in what it reads and computes, fitted or from a profile.
 
-One token:  fixed + layers x per layer + (weights + cache) x seconds a byte
+One token:  fixed + layers x per layer + outputs x each + (weights + cache) x seconds a byte
 A prompt:   fixed + layers x per layer + FLOPs x seconds a FLOP
 
 The first two terms are what a runtime spends on launching work whatever its size; for models of a
-few million parameters they are most of the time. They are fitted to timings on this machine. A
-device that is only a profile has neither: its lines are the roofline (Williams et al. 2009), an
-upper bound of speed.
+few million parameters they are most of the time. Outputs are the numbers that a layer's products
+make, which are then normed, rotated, activated and added: they grow with width and not with its
+square as bytes do (ours; without the term, shapes around 192 wide were predicted too fast). All
+are fitted to timings on this machine. A device that is only a profile has none of them: its lines
+are the roofline (Williams et al. 2009), an upper bound of speed.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pocketlm.device import Device
-from pocketlm.model.cost import decode_read_bytes, flops_per_token
+from pocketlm.model.cost import decode_read_bytes, flops_per_token, layer_outputs
 from pocketlm.model.shape import Shape
-from pocketlm.model.timing import time_once
+from pocketlm.stages.design.timed import TRANSFORMERS, Runtime, Timing, time_shapes
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-_NEW_TOKENS = 32
-_PROMPT_TOKENS = 64
-_REPEATS = 5
 # Small and large in every direction that the lines have: layers, bytes, and the two against each
 # other. float32, 1 to 90 MB.
 _FITTED = ((2, 64), (12, 64), (24, 128), (2, 256), (12, 256), (4, 512), (8, 384), (6, 768))
@@ -44,6 +39,8 @@ class SpeedModel:
     """Of WEIGHT_FORMATS: what the runtime reads for each token."""
     token_s: float
     token_layer_s: float
+    output_s: float = 0.0
+    """Seconds for each number that a layer's matrix products make of a token."""
     byte_s: float
     """Seconds for each byte of weights and cache a token reads."""
     prompt_s: float
@@ -56,6 +53,8 @@ class SpeedModel:
     def token_seconds(self, shape: Shape, context: int) -> float:
         """Seconds of one new token after `context` others."""
         fixed = self.token_s + shape.layers * self.token_layer_s
+        if self.output_s:  # a profile has no such term
+            fixed += self.output_s * layer_outputs(shape)
         return fixed + self.byte_s * decode_read_bytes(shape, self.weight_format, context)
 
     def prompt_seconds(self, shape: Shape, num_tokens: int) -> float:
@@ -66,23 +65,6 @@ class SpeedModel:
     def tokens_per_s(self, shape: Shape, context: int) -> float:
         """New tokens a second, one sequence."""
         return 1 / self.token_seconds(shape, context)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """What one shape did here, float32 in transformers; the least of several rounds, since other
-    work on the machine only ever makes a round longer."""
-
-    shape: Shape
-    context: int
-    """Positions behind a new token, the middle of the timed ones."""
-    prompt_tokens: int
-    token_s: float
-    """Seconds of one new token."""
-    prompt_s: float
-    """Seconds from a prompt to the first new token."""
-    spread: float
-    """Slowest round over the fastest, for a token."""
 
 
 def roofline(device: Device, weight_format: str) -> SpeedModel:
@@ -100,70 +82,27 @@ def roofline(device: Device, weight_format: str) -> SpeedModel:
     )
 
 
-def time_shapes(
-    shapes: Sequence[Shape],
-    *,
-    prompt_tokens: int = _PROMPT_TOKENS,
-    new_tokens: int = _NEW_TOKENS,
-    repeats: int = _REPEATS,
-    rng: np.random.Generator,
-) -> tuple[Timing, ...]:
-    """Time prefill and decode of random weights in each shape: one warm-up, then `repeats` rounds.
-
-    The shapes take turns, so that a machine that slows down is slow for all of them. What the
-    weights are changes nothing about the time they take.
-    """
-    networks = [_network(shape) for shape in shapes]
-    prompts_ST = [rng.integers(shape.vocab_size, size=prompt_tokens).tolist() for shape in shapes]
-    rounds_RS2 = np.array(
-        [
-            [time_once(*pair, new_tokens) for pair in zip(networks, prompts_ST, strict=True)]
-            for _ in range(repeats + 1)
-        ]
-    )[1:]
-    least_S2 = rounds_RS2.min(0).tolist()
-    slowest_S = rounds_RS2[:, :, 1].max(0).tolist()
-    return tuple(
-        Timing(
-            shape=shape,
-            context=prompt_tokens + new_tokens // 2,
-            prompt_tokens=prompt_tokens,
-            token_s=decode_s / (new_tokens - 1),
-            prompt_s=prompt_s,
-            spread=slowest / decode_s,
-        )
-        for shape, (prompt_s, decode_s), slowest in zip(shapes, least_S2, slowest_S, strict=True)
-    )
-
-
-def _network(shape: Shape) -> "PreTrainedModel":
-    import torch
-
-    from pocketlm.model.start import base_config, constant
-
-    config = base_config(shape, max_positions=4096, bos_id=None, eos_id=None)
-    return constant(config, shape, torch.Generator().manual_seed(0)).network()
-
-
-def fit_speed(timings: Sequence[Timing]) -> SpeedModel:
-    """Non-negative least squares of relative errors through at least three timings.
+def fit_speed(timings: Sequence[Timing], runtime: Runtime) -> SpeedModel:
+    """Non-negative least squares of relative errors through the least of at least four timings.
 
     Relative, so that a model of 2 ms counts as much as one of 50; non-negative, so that no shape is
     predicted faster for having more layers.
     """
-    assert len(timings) >= 3, "three unknowns"
+    assert len(timings) >= 4, "four unknowns"
     ones = [1.0] * len(timings)
     layers = [float(t.shape.layers) for t in timings]
-    read = [float(decode_read_bytes(t.shape, "f32", t.context)) for t in timings]
+    read = [float(decode_read_bytes(t.shape, runtime.weight_format, t.context)) for t in timings]
     flops = [t.prompt_tokens * flops_per_token(t.shape, t.prompt_tokens) for t in timings]
-    token = _relative_fit([ones, layers, read], [t.token_s for t in timings])
-    prompt = _relative_fit([ones, layers, flops], [t.prompt_s for t in timings])
+    outputs = [float(layer_outputs(t.shape)) for t in timings]
+    token = _relative_fit([ones, layers, outputs, read], [t.token_s.min for t in timings])
+    prompt = _relative_fit([ones, layers, flops], [t.prompt_s.min for t in timings])
     return SpeedModel(
-        runtime="transformers",
-        weight_format="f32",
+        runtime=runtime.name,
+        weight_format=runtime.weight_format,
         token_s=token[0],
         token_layer_s=token[1],
-        byte_s=token[2],
+        output_s=token[2],
+        byte_s=token[3],
         prompt_s=prompt[0],
         prompt_layer_s=prompt[1],
         flop_s=prompt[2],
@@ -171,19 +110,21 @@ def fit_speed(timings: Sequence[Timing]) -> SpeedModel:
 
 
 def relative_errors(model: SpeedModel, timings: Sequence[Timing]) -> list[float]:
-    """Predicted tokens per second over measured ones, less one; positive: predicted too fast."""
-    return [t.token_s / model.token_seconds(t.shape, t.context) - 1 for t in timings]
+    """Predicted tokens per second over the best round's, less one; positive: too fast."""
+    return [t.token_s.min / model.token_seconds(t.shape, t.context) - 1 for t in timings]
 
 
-def fit_here(rng: np.random.Generator) -> tuple[SpeedModel, tuple[Timing, ...]]:
+def fit_here(
+    rng: np.random.Generator, runtime: Runtime = TRANSFORMERS
+) -> tuple[SpeedModel, tuple[Timing, ...]]:
     """Fit on eight shapes of 1 to 180 MB, then try the lines on twelve others; about half a minute.
 
     Returns the model, its `error` the largest of the twelve, and the timings of the twelve.
     """
     shapes = [_plain(*size) for size in (*_FITTED, *_CHECKED)]
-    timings = time_shapes(shapes, rng=rng)
+    timings = time_shapes(shapes, runtime, rng=rng)
     fitted, checked = timings[: len(_FITTED)], timings[len(_FITTED) :]
-    model = fit_speed(fitted)
+    model = fit_speed(fitted, runtime)
     worst = max(abs(error) for error in relative_errors(model, checked))
     return replace(model, error=worst), checked
 

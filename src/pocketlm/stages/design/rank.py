@@ -5,13 +5,16 @@ of 1B), an FFN of about 2.77 x hidden, a vocabulary below 20 % of the parameters
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
 
 from pocketlm.errors import RecipeError
-from pocketlm.method import Method
+from pocketlm.method import Method, pick
 from pocketlm.model.shape import Shape
-from pocketlm.stages.design.latency import time_shapes
+from pocketlm.stages.design.propose import PROXY_SAMPLERS
 from pocketlm.stages.design.ranked import Means, Ranked, one_per_depth, ranked
-from pocketlm.stages.design.successive_halving import successive_halving
+from pocketlm.stages.design.successive_halving import first_score, successive_halving
+from pocketlm.stages.design.timed import time_shapes
 from pocketlm.stages.design.wishes import Facts, Wish, in_order
 
 Ranker = Callable[[Sequence[Shape], Means], list[Ranked]]
@@ -22,6 +25,7 @@ _FFN_RATIO = 2.77  # paper
 _FFN_RATIOS = (2.0, 4.0)  # of the 1 to 4 the paper tried; ours: 1 would pay for depth with FFN
 _NUM_TIMED = 8
 
+_TIED = Wish("a head of its own beside the embedding", lambda s, f: not s.tied)
 _SPENT = Wish("spends less than 90 % of what the budget buys", lambda s, f: not f.spent)
 _FLOOR = Wish("narrower than 32 x layers", lambda s, f: s.hidden < _MIN_HIDDEN_PER_LAYER * s.layers)
 _SHARE = Wish("a vocabulary above 20 %", lambda s, f: f.vocab_share > _MAX_VOCAB_SHARE)
@@ -43,20 +47,22 @@ _LARGER = Wish("fewer parameters", lambda s, f: -f.params)
 def deep_first(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
     """The deepest shape that spends the budget and stays within the paper's proportions.
 
-    First the budget spent, hidden >= 32 x layers, vocabulary <= 20 %, FFN 2 to 4 x hidden; then
-    the deepest, then full keys and values, then the FFN nearest to 2.77 x hidden, then the largest.
+    First a tied head: a second table pays for no layer. Then the budget spent, hidden >= 32 x
+    layers, vocabulary <= 20 %, FFN 2 to 4 x hidden; then the deepest, then full keys and values,
+    then the FFN nearest to 2.77 x hidden, then the largest.
 
     Depth binds on speed in the paper (20 layers chosen, 40 best). Where a budget of time stops
     depth the floor of width per layer is not needed, and is left out.
     """
     floor = () if means.budget.speed else (_FLOOR,)
-    wishes = (_SPENT, *floor, _SHARE, _FFN, _DEEPER, _OWN_KEYS, _HEADS, _RATIO, _LARGER)
+    wishes = (_TIED, _SPENT, *floor, _SHARE, _FFN, _DEEPER, _OWN_KEYS, _HEADS, _RATIO, _LARGER)
     return in_order(shapes, wishes)
 
 
 def wide_first(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
     """The control of `deep-first`: the same wishes, with width in the place of depth."""
-    return in_order(shapes, (_SPENT, _SHARE, _FFN, _WIDER, _OWN_KEYS, _HEADS, _RATIO, _LARGER))
+    wishes = (_TIED, _SPENT, _SHARE, _FFN, _WIDER, _OWN_KEYS, _HEADS, _RATIO, _LARGER)
+    return in_order(shapes, wishes)
 
 
 def roofline(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
@@ -68,7 +74,7 @@ def roofline(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
     def slower(shape: Shape, facts: Facts) -> float:
         return speed.token_seconds(shape, context)
 
-    wishes = (_SPENT, _SHARE, _FFN, Wish("slower", slower), _HEADS)
+    wishes = (_TIED, _SPENT, _SHARE, _FFN, Wish("slower", slower), _HEADS)
     return [
         ranked(each.shape, speed.tokens_per_s(each.shape, context), "tokens/s predicted", each.why)
         for each in in_order(shapes, wishes)
@@ -76,23 +82,36 @@ def roofline(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
 
 
 def measured(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
-    """The fastest on this machine of eight depths, each with the shape `deep-first` likes best."""
+    """The fastest on this machine of eight depths, each with the shape `deep-first` likes best.
+
+    By the least of its rounds; medians and spread stand beside it.
+    """
     chosen = one_per_depth(deep_first(shapes, means), _NUM_TIMED)
-    timings = time_shapes(chosen, rng=means.rng)
-    order = sorted(timings, key=lambda timing: timing.token_s)
+    timings = time_shapes(chosen, means.runtime, rng=means.rng)
+    order = sorted(timings, key=lambda timing: timing.token_s.min)
+    best = order[0].token_s.min
     return [
-        ranked(t.shape, 1 / t.token_s, "tokens/s measured",
-               f"{100 * (t.token_s / order[0].token_s - 1):.0f} % slower")
+        replace(
+            ranked(t.shape, 1 / t.token_s.min, "tokens/s measured",
+                   f"{100 * (t.token_s.min / best - 1):.0f} % slower" if t is not order[0] else ""),
+            timing=t,
+        )
         for t in order
     ]  # fmt: skip
 
 
 def proxy(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
-    """The best after a short training: eight depths, successive halving on bits per byte."""
+    """The best after a short training: eight shapes, successive halving on bits per byte.
+
+    Which eight is `proxy_sampler`'s choice; what it learnt from is not trained again.
+    """
     if means.train is None:
         raise RecipeError("[design] rank = 'proxy' trains; it needs a corpus, so use a recipe")
-    chosen = one_per_depth(deep_first(shapes, means), _NUM_TIMED)
-    return successive_halving(chosen, means.train)
+    propose = pick(PROXY_SAMPLERS, means.proxy_sampler, "[design] proxy_sampler")
+    train = cache(means.train)
+    order = deep_first(shapes, means)
+    proposed = propose(order, lambda shape: first_score(shape, train), means.rng)
+    return successive_halving(proposed, train)
 
 
 def scaling_law(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
@@ -100,7 +119,8 @@ def scaling_law(shapes: Sequence[Shape], means: Means) -> list[Ranked]:
     if means.predict_loss is None:
         raise RecipeError("[design] rank = 'scaling-law' needs [design] law, a fitted law's file")
     predict = means.predict_loss
-    wishes = (Wish("a higher predicted loss", lambda s, f: predict(f.params)), _FFN, _DEEPER)
+    loss = Wish("a higher predicted loss", lambda s, f: predict(f.params))
+    wishes = (_TIED, loss, _FFN, _DEEPER)
     return [
         ranked(each.shape, predict(each.params), "predicted loss", each.why)
         for each in in_order(shapes, wishes)

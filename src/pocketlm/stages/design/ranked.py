@@ -8,6 +8,7 @@ import numpy as np
 from pocketlm.model.cost import count_params
 from pocketlm.model.shape import Shape
 from pocketlm.stages.design.budget import Budget
+from pocketlm.stages.design.timed import TRANSFORMERS, Runtime, Timing
 
 SHORT_LIST = 12
 
@@ -23,6 +24,8 @@ class Ranked:
     unit: str
     why: str
     """What it lost to the first by; empty for the first."""
+    timing: Timing | None = None
+    """What it did here, where it was timed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +34,12 @@ class Means:
 
     budget: Budget
     rng: np.random.Generator
+    runtime: Runtime = TRANSFORMERS
+    """What `measured` times in."""
     train: Callable[[Shape, float, int], float] | None = None
     """(shape, share of the proxy's tokens, seed) -> bits per byte."""
+    proxy_sampler: str = "depths"
+    """A name of PROXY_SAMPLERS: which shapes `proxy` trains."""
     predict_loss: Callable[[int], float] | None = None
     """Parameters -> loss at the recipe's tokens, by a fitted law."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from pocketlm.model.family import load_family
-from pocketlm.model.shape import Shape
+from pocketlm.model.shape import Shape, check_shape
 from pocketlm.stages.design.budget import Budget, Limit, explain, limits, straight_line
 
 _MAX_LAYERS, _MAX_HIDDEN = 64, 8192  # without a parent
@@ -27,24 +27,34 @@ class Space:
 
 
 def legal_shapes(
-    budget: Budget, *, vocab_size: int, family: str, parent_shape: Shape | None
+    budget: Budget,
+    *,
+    vocab_size: int,
+    family: str,
+    parent_shape: Shape | None,
+    tied: bool | None = None,
 ) -> Space:
     """Every candidate; raises `BudgetError` that says what is too large if there is none.
 
     With a parent: its head_dim, its hidden per head, and no axis above its own. Without: heads of
-    32, 64 and 128, tied, one K/V head per query head as in the paper; groups of two and four too
-    where memory or time is limited, which is what they save.
-    Where the whole parent fits there is nothing to cut: it is the only shape.
+    32, 64 and 128, one K/V head per query head as in the paper; groups of two and four too where
+    memory or time is limited, which is what they save.
+    `tied`: one matrix for embedding and head. Not given, the parent's; without one, both.
+    Where the whole parent fits there is nothing to cut: it is the only shape. Raises `RecipeError`
+    for a tied child of an untied parent.
     """
     bounds = limits(budget)
     if parent_shape is not None:
+        parent_shape = _headed(parent_shape, tied)
         whole = parent_shape.with_vocab(vocab_size)
         if all(limit.keeps(whole) for limit in bounds):
             return Space((whole,), ("everything smaller: the whole parent fits",))
     ceiling = parent_shape or _open_ceiling(family)
     saves = budget.limits_memory_or_time and bool(load_family(family).keys.kv_heads)
     groups = _GROUPS if saves else (1,)
-    bodies = [body.with_vocab(vocab_size) for body in _bodies(ceiling, parent_shape, groups)]
+    # Tied first: what is smallest of all is explained where nothing fits.
+    ties = (True, False) if tied is None else (tied,)
+    bodies = [b.with_vocab(vocab_size) for b in _bodies(ceiling, parent_shape, groups, ties)]
     layer_counts = range(1 if parent_shape else 2, ceiling.layers + 1)
     shapes: list[Shape] = []
     stopped: dict[str, int] = {}
@@ -60,7 +70,7 @@ def legal_shapes(
     if not shapes:
         smallest = replace(bodies[0], layers=layer_counts[0], ffn=fill.least_ffn)
         raise explain(smallest, next(limit for limit in bounds if not limit.keeps(smallest)))
-    return Space(tuple(shapes), (*_reach(parent_shape), *_stops(stopped, len(bodies))))
+    return Space(tuple(shapes), (*_reach(parent_shape, tied), *_stops(stopped, len(bodies))))
 
 
 class _Filler:
@@ -111,10 +121,13 @@ def _open_ceiling(family: str) -> Shape:
     )
 
 
-def _bodies(ceiling: Shape, parent: Shape | None, groups: Sequence[int]) -> Iterator[Shape]:
+def _bodies(
+    ceiling: Shape, parent: Shape | None, groups: Sequence[int], ties: Sequence[bool]
+) -> Iterator[Shape]:
     """Widths and heads, narrowest first; layers and FFN still to be set."""
     if parent is None:
-        yield from _open_bodies(ceiling, groups)
+        for tied in ties:
+            yield from _open_bodies(replace(ceiling, tied=tied), groups)
         return
     hidden_per_head = parent.hidden // parent.heads
     group = parent.heads // parent.kv_heads
@@ -141,16 +154,27 @@ def _fewest_kv_heads(heads: int, max_group: int) -> int:
     return next(kv for kv in range(1, heads + 1) if heads % kv == 0 and heads // kv <= max_group)
 
 
-def _reach(parent: Shape | None) -> tuple[str, ...]:
+def _headed(parent: Shape, tied: bool | None) -> Shape:
+    """The parent with the head its child is to have."""
+    if tied is None:
+        return parent
+    headed = replace(parent, tied=tied)
+    check_shape(headed, parent)
+    return headed
+
+
+def _reach(parent: Shape | None, tied: bool | None) -> tuple[str, ...]:
     if parent is None:
         return ()
+    other = "untied" if parent.tied else "tied"
+    own = "tied to the embedding" if parent.tied else "a matrix of its own"
+    why = f"the parent's is {own}" if tied is None else f"tied = {str(tied).lower()}"
     return (
         f"more than {parent.layers} layers, {parent.heads} heads, hidden {parent.hidden} or ffn "
         f"{parent.ffn}: the parent has no more to cut from",
         f"heads other than {parent.head_dim} wide: rotary frequencies would change their meaning",
         f"more than {parent.heads // parent.kv_heads} query heads a group: the parent's groups",
-        f"{'untied' if parent.tied else 'tied'} head: the parent's is "
-        f"{'tied' if parent.tied else 'a matrix of its own'}",
+        f"{other} head: {why}",
     )
 
 

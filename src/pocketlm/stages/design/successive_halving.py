@@ -39,6 +39,11 @@ def successive_halving(shapes: Sequence[Shape], train: Train) -> list[Ranked]:
     return [each for rung_list in reversed(out) for each in rung_list]
 
 
+def first_score(shape: Shape, train: Train) -> float:
+    """What the first rung says of a shape: the mean over its seeds."""
+    return float(np.mean([train(shape, _SHARES[0], seed) for seed in _SEEDS]))
+
+
 def promoted(means_S: "np.ndarray", noise: float) -> int:
     """How many of the ascending means go on: half, and all within `noise` of the last of those."""
     half = (len(means_S) + 1) // 2

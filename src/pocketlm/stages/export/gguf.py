@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketlm.errors import StageError, UserError
-from pocketlm.stages.export.vocabulary import Vocabulary, vocabulary_of
+from pocketlm.stages.export.vocabulary import PieceType, Vocabulary, vocabulary_of
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pocketlm.model.child import Child
 
 FloatArray = npt.NDArray[np.float32]
-Weights = Literal["F32", "F16", "Q8_0"]
+Weights = Literal["F32", "F16", "BF16", "Q8_0", "Q5_0", "Q4_0"]
 
 ARCHITECTURES = {"llama": "llama"}
 """transformers model_type -> llama.cpp architecture, for the families whose files were proven."""
@@ -65,20 +65,30 @@ def write_gguf(
     _write_lineage(writer, weights, lineage)
     _write_shape(writer, child, config)
     _write_vocabulary(writer, tokenizer, vocabulary)
-    for tensor in stored_tensors(child, weights):
-        kind = gguf.GGMLQuantizationType[tensor.weights]
-        writer.add_tensor(tensor.name, gguf.quantize(tensor.values, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    _write_tensors(writer, child, weights)
     return vocabulary
+
+
+def write_wordless_gguf(child: "Child", path: Path, *, weights: Weights) -> None:
+    """A file with the weights of `child` and made-up words: enough to time it in llama.cpp.
+
+    Raises `UserError` for a family llama.cpp cannot run.
+    """
+    config = _config(child)
+    writer = import_gguf().GGUFWriter(path, ARCHITECTURES[child.shape.family])
+    writer.add_type("model")
+    _write_shape(writer, child, config)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([f"word{i}" for i in range(child.shape.vocab_size)])
+    writer.add_token_types([int(PieceType.NORMAL)] * child.shape.vocab_size)
+    writer.add_token_scores([0.0] * child.shape.vocab_size)
+    _write_tensors(writer, child, weights)
 
 
 def stored_tensors(child: "Child", weights: Weights) -> Iterator[StoredTensor]:
     """Every tensor of the file: matrices as `weights` says, vectors float32.
 
-    A matrix whose rows Q8_0 cannot cut into blocks of 32 is kept as F16. Raises `StageError`
+    A matrix whose rows a Q format cannot cut into blocks of 32 is kept as F16. Raises `StageError`
     where a weight is beyond float16's range.
     """
     gguf, shape = import_gguf(), child.shape
@@ -141,7 +151,7 @@ def import_gguf() -> Any:
 def _kind(values: FloatArray, weights: Weights) -> Weights:
     if values.ndim == 1:
         return "F32"
-    return "F16" if weights == "Q8_0" and values.shape[-1] % 32 else weights
+    return "F16" if weights.startswith("Q") and values.shape[-1] % 32 else weights
 
 
 def _config(child: "Child") -> Any:
@@ -199,6 +209,17 @@ def _write_shape(writer: "GGUFWriter", child: "Child", config: Any) -> None:
     writer.add_rope_dimension_count(shape.head_dim)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+
+
+def _write_tensors(writer: "GGUFWriter", child: "Child", weights: Weights) -> None:
+    gguf = import_gguf()
+    for tensor in stored_tensors(child, weights):
+        kind = gguf.GGMLQuantizationType[tensor.weights]
+        writer.add_tensor(tensor.name, gguf.quantize(tensor.values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def _write_vocabulary(writer: "GGUFWriter", tokenizer: "Tokenizer", vocabulary: Vocabulary) -> None:

@@ -48,34 +48,40 @@ class Answer:
 
 def ask_llama_cpp(job: Job) -> Answer:
     """Run `job` in a fresh process; raises `StageError` when llama.cpp cannot load the file."""
+    return Answer(**in_a_process(_PROGRAM, asdict(job), Path(job.model).name))
+
+
+def in_a_process(program: str, job: Mapping[str, Any], what: str) -> Any:
+    """What `program` makes of `job`: it reads JSON from standard input and writes JSON to the file
+    named as its argument. `what` is in the files, for a `StageError` when it fails."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "answer.json"
-        name = Path(job.model).name
         try:
             done = subprocess.run(
-                [sys.executable, "-P", "-c", _PROGRAM, str(result)],
-                input=json.dumps(asdict(job)),
+                [sys.executable, "-P", "-c", program, str(result)],
+                input=json.dumps(job),
                 capture_output=True,
                 text=True,
                 timeout=_LONGEST_S,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise StageError(f"export: llama.cpp took over {_LONGEST_S} s with {name}") from None
+            raise StageError(f"llama.cpp took over {_LONGEST_S} s with {what}") from None
         if done.returncode != 0 or not result.exists():
             last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-            raise StageError(f"export: llama.cpp does not run {name}: {last}")
-        answer = json.loads(result.read_text(encoding="utf-8"))
-    return Answer(**answer)
+            raise StageError(f"llama.cpp does not run {what}: {last}")
+        return json.loads(result.read_text(encoding="utf-8"))
 
 
 def main() -> None:
     """The other process: a job on standard input, the answer to the file named as argument."""
     job = Job(**json.load(sys.stdin))
     started = time.perf_counter()
-    server = _server(job)
+    positions = max(map(len, job.prompts), default=0) + job.new_tokens + 1
+    # The check is exact only where keys and values are not rounded.
+    server = start_server(job.model, positions, cache="F32")
     load_s = time.perf_counter() - started
-    written = [_complete(server, prompt, job.new_tokens) for prompt in job.prompts]
+    written = [complete(server, prompt, job.new_tokens) for prompt in job.prompts]
     seconds = sum(reply["timings"]["predicted_ms"] for reply in written) / 1000
     answer = Answer(
         continuations=[reply["tokens"] for reply in written],
@@ -87,24 +93,26 @@ def main() -> None:
     Path(sys.argv[1]).write_text(json.dumps(asdict(answer)), encoding="utf-8")
 
 
-def _server(job: Job) -> Any:
-    """One sequence at a time on one CPU thread, keys and values in float32."""
+def start_server(model: str, positions: int, *, cache: str) -> Any:
+    """One sequence of `positions` at a time on one CPU thread, keys and values kept as `cache`."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path = job.model
-    params.n_ctx = max(map(len, job.prompts), default=0) + job.new_tokens + 1
+    params.model.path = model
+    params.n_ctx = positions
     params.n_parallel, params.n_gpu_layers = 1, 0
     # With more threads tiny matrices wait for each other, on a busy machine 1,000 times longer.
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type[f"GGML_TYPE_{cache}"]
     params.warmup = params.ui = params.fit_params = False
     params.verbosity = 0
     return xllamacpp.Server(params)
 
 
-def _complete(server: Any, prompt: Sequence[int], new_tokens: int) -> dict[str, Any]:
+def complete(server: Any, prompt: Sequence[int], new_tokens: int, **more: object) -> dict[str, Any]:
+    """Greedy tokens after `prompt`, and llama.cpp's own timings; `more` goes into the request."""
     body = {
+        **more,
         "prompt": list(prompt),
         "n_predict": new_tokens,
         "samplers": ["top_k"],

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pocketlm.corpus.blocks import Blocks
-from pocketlm.errors import ParentError
+from pocketlm.errors import ParentError, RecipeError
 from pocketlm.method import pick
 from pocketlm.model.checkpoint import Checkpoint
 from pocketlm.model.child import Child
@@ -14,9 +14,10 @@ from pocketlm.model.shape import Shape, check_shape
 from pocketlm.progress import SILENT, Progress
 from pocketlm.recipe import InheritTable
 from pocketlm.stages.inherit.calibration import Calibration, Indices
-from pocketlm.stages.inherit.evidence import Evidence, needs_blocks
+from pocketlm.stages.inherit.evidence import Evidence, decided, learns_masks, needs_blocks
 from pocketlm.stages.inherit.hidden import HIDDEN_CUTS
 from pocketlm.stages.inherit.layers import LAYER_PICKS, choose_layers, silence_copies
+from pocketlm.stages.inherit.masks import learn_masks, target_of
 from pocketlm.stages.inherit.measure import measure
 from pocketlm.stages.inherit.neurons import NEURON_SCORES, choose_units
 from pocketlm.stages.inherit.norms import correct_norms
@@ -29,7 +30,11 @@ __all__ = [
     "NEURON_SCORES",
     "REFITS",
     "Calibration",
+    "Evidence",
     "inherit",
+    "inherit_unread",
+    "learn_masks",
+    "learns_masks",
     "measure",
     "needs_blocks",
 ]
@@ -53,7 +58,29 @@ def inherit(
     shape the parent does not contain, `ParentError` for token ids its embedding does not have,
     `CorpusError` for too little text.
     """
+    return inherit_unread(
+        parent, shape, kept_V, rng=rng, calibration=calibration, progress=progress, **settings
+    ).held()
+
+
+def inherit_unread(
+    parent: Checkpoint,
+    shape: Shape,
+    kept_V: Indices,
+    *,
+    rng: np.random.Generator,
+    calibration: Blocks | Calibration | None = None,
+    progress: Progress = SILENT,
+    **settings: Any,
+) -> Child:
+    """What `inherit` returns, for `save_child`: no tensor is read before it is written.
+
+    Only `hidden = "rotate"` and `refit` hold the child. Where nothing but the cut decides its
+    numbers it has the parent's dtype, of which float32 is an exact copy. A tensor with nan or inf
+    raises `ParentError` when it is read.
+    """
     table = build_table(InheritTable, settings, "[inherit]")
+    table = decided(table, shape.family, has_text=calibration is not None)
     score = pick(NEURON_SCORES, table.neurons, "[inherit] neurons")
     narrow = pick(HIDDEN_CUTS, table.hidden, "[inherit] hidden")
     refit = pick(REFITS, table.refit, "[inherit] refit")
@@ -64,6 +91,7 @@ def inherit(
     evidence = Evidence(
         parent=parent, kept_V=kept_V, rng=rng, calibration=calibration, progress=progress
     )
+    evidence = _with_masks(evidence, shape, table)
     kept_L = choose_layers(table.layers, evidence, shape.layers)
     units = choose_units(score(evidence, kept_L), parent.shape, shape)
     made = narrow(evidence, shape, kept_L, units)
@@ -74,6 +102,21 @@ def inherit(
     every = tuple(range(parent.shape.layers))
     nothing_cut = kept_L == every and _body(shape) == _body(parent.shape)
     return made.child if nothing_cut else refit(evidence, made)
+
+
+def _with_masks(evidence: Evidence, shape: Shape, table: InheritTable) -> Evidence:
+    """`evidence` with the masks that `table` asks for, learned unless they are there already."""
+    if not learns_masks(table):
+        return evidence
+    found = evidence.measured.statistics.get("mask.target")
+    if found is None:
+        return replace(evidence, calibration=learn_masks(evidence, shape, table))
+    if not np.array_equal(found, target_of(shape)):
+        raise RecipeError(
+            f"[inherit] calibration: its masks are for layers, hidden, heads, kv_heads, ffn = "
+            f"{found.tolist()}, the child has {target_of(shape).tolist()}"
+        )
+    return evidence
 
 
 def _body(shape: Shape) -> Shape:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pocketlm.corpus.blocks import Blocks
 from pocketlm.errors import CorpusError
+from pocketlm.model.child import Child
 from pocketlm.model.family import load_family
 from pocketlm.model.shape import Shape
 
@@ -29,7 +30,10 @@ class Calibration:
     ids_NT1: Indices
     """N blocks of T inputs and one more id, so that targets are the inputs moved by one."""
     statistics: Mapping[str, Array]
-    """Name -> float64 array over the whole parent; `forward.py` and `gradients.py` say which."""
+    """Name -> float64 array over the whole parent; `forward.py`, `gradients.py` and `masks.py` say
+    which. Those of masks are for one shape of child."""
+    trained: Child | None = None
+    """The parent over the kept tokens, where its weights were trained under masks."""
 
     @property
     def halves(self) -> tuple[Indices, Indices]:

@@ -7,6 +7,8 @@ import numpy as np
 
 from pocketlm.errors import RecipeError
 from pocketlm.model.checkpoint import Checkpoint
+from pocketlm.model.child import Child
+from pocketlm.model.family import load_family
 from pocketlm.progress import SILENT, Progress
 from pocketlm.recipe import InheritTable
 from pocketlm.stages.inherit.calibration import Array, Calibration, Indices
@@ -15,16 +17,17 @@ from pocketlm.stages.inherit.calibration import Array, Calibration, Indices
 _READ_BY: Mapping[str, Mapping[str, tuple[str | bool, ...]]] = {
     "forward": {
         "layers": ("block-influence", "contiguous"),
-        "neurons": ("activation", "energy"),
-        "hidden": ("rotate",),
+        "neurons": ("activation", "energy", "auto"),
+        "hidden": ("rotate", "auto"),
     },
     "taylor": {"neurons": ("taylor",)},
     "fisher": {"neurons": ("fisher",)},
 }
 _RUN_ON_BLOCKS: Mapping[str, tuple[str | bool, ...]] = {
-    "layers": ("greedy",),
-    "norm_energy": (True,),
-    "refit": ("output", "stream"),
+    "layers": ("greedy", "mask"),
+    "neurons": ("mask",),
+    "norm_energy": (True, "auto"),
+    "refit": ("output", "stream", "auto"),
 }
 
 
@@ -48,6 +51,14 @@ class Evidence:
         return found[name]
 
     @property
+    def source(self) -> tuple[Checkpoint | Child, Indices]:
+        """What the child is cut from, and its tokens there: the parent, as trained if it was."""
+        trained = None if self.calibration is None else self.calibration.trained
+        if trained is None:
+            return self.parent, self.kept_V
+        return trained, np.arange(self.kept_V.size)
+
+    @property
     def measured(self) -> Calibration:
         """The blocks and statistics; raises `RecipeError` without them."""
         if self.calibration is None:
@@ -65,6 +76,28 @@ def groups_for(table: InheritTable) -> tuple[str, ...]:
 def needs_blocks(table: InheritTable) -> bool:
     """Whether any method of `table` looks at text."""
     return bool(groups_for(table)) or _names_one(table, _RUN_ON_BLOCKS)
+
+
+def decided(table: InheritTable, family: str, *, has_text: bool) -> InheritTable:
+    """`table` with a method in the place of every `auto`: the best that family and text allow.
+
+    Best in studies/inheritance.toml (docs/3-inherit.md). Without text what needs none: `l2`.
+    """
+    rotates = has_text and load_family(family).rotates
+    best = {
+        "neurons": "energy" if has_text else "l2",
+        "hidden": "rotate" if rotates else "score",
+        "norm_energy": rotates,
+        "refit": "stream" if rotates else "output" if has_text else "none",
+    }
+    return table.model_copy(
+        update={key: value for key, value in best.items() if getattr(table, key) == "auto"}
+    )
+
+
+def learns_masks(table: InheritTable) -> bool:
+    """Whether `table` asks for masks, which are learned for one shape of child."""
+    return "mask" in (table.layers, table.neurons)
 
 
 def _names_one(table: InheritTable, readers: Mapping[str, tuple[str | bool, ...]]) -> bool:

@@ -38,7 +38,7 @@ def forward_statistics(
 
     sums = _Sums(parent)
     stream_NTD = embed(parent, kept_V[ids_NT1[:, :-1]])
-    one_layer = OneLayer(parent.config, parent.read)
+    one_layer = OneLayer(parent.config, parent.read_finite)
     last_LND = [stream_NTD[:, -1].clone()]
     with progress.task("calibrate", parent.shape.layers, "layers") as advance:
         for layer in range(parent.shape.layers):
@@ -60,8 +60,10 @@ def embed(parent: Checkpoint, ids_NT: Indices) -> "torch.Tensor":
     """The stream before the first layer, float32, (N, T, D); only the rows asked for are read."""
     import torch
 
-    table_VD = parent.read(load_family(parent.shape.family).embedding)
-    return table_VD[torch.from_numpy(ids_NT)].to(torch.float32)
+    embedding = load_family(parent.shape.family).embedding
+    stream_NTD = parent.read(embedding)[torch.from_numpy(ids_NT)]
+    parent.check_finite(embedding, stream_NTD)
+    return stream_NTD.to(torch.float32)
 
 
 def normalised(stream: "torch.Tensor") -> "torch.Tensor":

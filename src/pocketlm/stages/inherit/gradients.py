@@ -47,7 +47,7 @@ def taylor_statistics(
             advance(len(ids_BT1))
     weights = dict(network.named_parameters())
     sums = (
-        (placed, axis_sums((weight * weight.grad).detach(), None, power=1))
+        (placed, axis_sums((weight * weight.grad).detach(), power=1))
         for placed in tensors_of(whole.shape)
         if (weight := weights[placed.name]).grad is not None
     )

@@ -43,7 +43,8 @@ def keep_channels(evidence: Evidence, shape: Shape, kept_L: tuple[int, ...], uni
     """Keep the channels that the neuron score ranks highest."""
     import torch
 
-    child = cut(evidence.parent, shape, kept_L, evidence.kept_V, units)
+    parent, kept_V = evidence.source
+    child = cut(parent, shape, kept_L, kept_V, units)
     every_DD = torch.eye(evidence.parent.shape.hidden, dtype=torch.float64)
     basis_DK = every_DD[:, torch.from_numpy(units.hidden)]
     return Cut(child=child, kept_L=kept_L, units=units, basis_DK=basis_DK)
@@ -60,7 +61,8 @@ def keep_directions(evidence: Evidence, shape: Shape, kept_L: tuple[int, ...], u
     if shape.hidden == num_channels:
         return keep_channels(evidence, shape, kept_L, units)
     every = replace(units, hidden=np.arange(num_channels))
-    wide = cut(evidence.parent, replace(shape, hidden=num_channels), kept_L, evidence.kept_V, every)
+    parent, kept_V = evidence.source
+    wide = cut(parent, replace(shape, hidden=num_channels), kept_L, kept_V, every)
     basis_DK = principal_basis(evidence.statistic("moment"), shape.hidden)
     return Cut(child=rotate(wide, basis_DK), kept_L=kept_L, units=units, basis_DK=basis_DK)
 

@@ -5,7 +5,8 @@ middle is redundant. A child deeper than its parent gets every layer, some of th
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from pocketlm.model.child import Child
 from pocketlm.model.family import tensors_of
 from pocketlm.stages.inherit.evidence import Evidence
 from pocketlm.stages.inherit.greedy import greedy
+
+if TYPE_CHECKING:
+    import torch
 
 _END_RUN = 3  # paper: the first two or three layers and the last few are critical
 
@@ -63,11 +67,18 @@ def contiguous(evidence: Evidence, num_child: int) -> tuple[int, ...]:
     return (*range(start), *range(start + run, num_parent))
 
 
+def mask(evidence: Evidence, num_child: int) -> tuple[int, ...]:
+    """The layers whose learned gates are likeliest open (`mask_steps` steps)."""
+    chance_L = evidence.statistic("layers.mask")
+    return tuple(sorted(np.argsort(-chance_L, kind="stable")[:num_child].tolist()))
+
+
 LAYER_PICKS: dict[str, Method[LayerPick]] = {
     "ends": Method(ends, paper="arXiv 2402.02791, parameter inheritance, inter-layer"),
     "greedy": Method(greedy, paper="SLEB, arXiv 2402.09025; swaps: EvoPress, arXiv 2410.14649"),
     "block-influence": Method(block_influence, paper="ShortGPT, arXiv 2403.03853"),
     "contiguous": Method(contiguous, paper="arXiv 2403.17887; LLM-Streamline, arXiv 2403.19135"),
+    "mask": Method(mask, paper="LLM-Shearing, arXiv 2310.06694; gates: arXiv 1712.01312"),
     "first": Method(first, paper="Inheritune, arXiv 2404.08634"),
     "uniform": Method(uniform, paper="control, ours"),
 }
@@ -96,13 +107,19 @@ def silence_copies(child: Child, kept_L: Sequence[int]) -> Child:
     Their output matrices are zero, as LLaMA Pro grows depth (arXiv 2401.02415, section 3.2), so
     the grown child computes what its parent does and the copies learn from there.
     """
-    tensors = dict(child.tensors)
+    silent = {}
     for placed in tensors_of(child.shape):
         layer, row = placed.layer or 0, placed.row
         is_copy = layer > 0 and kept_L[layer] == kept_L[layer - 1]
         if is_copy and row.part != "norms" and row.axes[0] == "hidden":
-            tensors[placed.name] = tensors[placed.name].new_zeros(placed.dims)
-    return replace(child, tensors=tensors)
+            silent[placed.name] = partial(_zeros, placed.dims, child.dtype)
+    return child.changed(silent) if silent else child
+
+
+def _zeros(dims: tuple[int, ...], dtype: str) -> "torch.Tensor":
+    import torch
+
+    return torch.zeros(dims, dtype=getattr(torch, dtype))
 
 
 def _listed(kept_L: tuple[int, ...], num_parent: int, num_child: int) -> tuple[int, ...]:

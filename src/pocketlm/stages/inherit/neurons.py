@@ -59,16 +59,31 @@ def weight_norm(evidence: Evidence, kept_L: Sequence[int], *, power: int) -> Sco
     float64, so neither the order nor the dtype of the file changes a choice.
     """
     parent = evidence.parent
-    sums = (
-        (placed, axis_sums(parent.read(placed.name), _rows(placed, evidence.kept_V), power))
-        for placed in _scored_tensors(parent, kept_L)
-    )
-    total = by_unit(parent.shape, kept_L, sums)
+    total = by_unit(parent.shape, kept_L, _power_sums(evidence, kept_L, power))
     return Scores(
         ffn=tuple(ffn_F ** (1 / power) for ffn_F in total.ffn),
         heads=tuple(heads_H ** (1 / power) for heads_H in total.heads),
         hidden=total.hidden ** (1 / power),
     )
+
+
+def _power_sums(
+    evidence: Evidence, kept_L: Sequence[int], power: int
+) -> Iterator[tuple[Placed, list[Importance]]]:
+    """sum |w|^power along the axes of each tensor that counts, one window of it in memory."""
+    import torch
+
+    parent = evidence.parent
+    for placed in _scored_tensors(parent, kept_L):
+        rows_V = evidence.kept_V if placed.row.axes[0] == "vocab" else np.arange(placed.dims[0])
+        along = [np.zeros(rows_V.size), *(np.zeros(size) for size in placed.dims[1:])]
+        for places, rows in parent.windows(placed.name, rows_V):
+            sums = axis_sums(rows, power)
+            along[0][places] = sums[0]
+            if placed.dims[1:]:
+                along[1] += sums[1]
+        parent.check_finite(placed.name, torch.from_numpy(along[0]))
+        yield placed, along
 
 
 def by_unit(
@@ -133,11 +148,19 @@ def fisher(evidence: Evidence, kept_L: Sequence[int]) -> Scores:
     return _measured(evidence, kept_L, "fisher")
 
 
+def mask(evidence: Evidence, kept_L: Sequence[int]) -> Scores:
+    """How likely a learned gate on the unit is open, all units cut at once (`mask_steps` steps)."""
+    return _measured(evidence, kept_L, "mask")
+
+
 NEURON_SCORES: dict[str, Method[NeuronScore]] = {
     "l2": Method(l2_norm, paper="arXiv 2402.02791, intra-layer: 47.00"),
     "l1": Method(l1_norm, paper="arXiv 2402.02791, intra-layer: 46.06"),
     "taylor": Method(taylor, paper="arXiv 2402.02791, intra-layer: 47.90; arXiv 2305.11627"),
     "fisher": Method(fisher, paper="Kwon et al., arXiv 2204.09656, section 4.1"),
+    "mask": Method(
+        mask, paper="arXiv 2402.02791, intra-layer: 48.08; arXiv 2310.06694; arXiv 1712.01312"
+    ),
     "activation": Method(activation, paper="Minitron, arXiv 2407.14679, section 2.2"),
     "energy": Method(energy, paper="ours: docs/3-inherit.md"),
     "random": Method(random_units, paper="control, ours"),
@@ -181,10 +204,6 @@ def _measured(evidence: Evidence, kept_L: Sequence[int], name: str) -> Scores:
     )
 
 
-def _rows(placed: Placed, kept_V: Indices) -> Indices | None:
-    return kept_V if placed.row.axes[0] == "vocab" else None
-
-
 def _scored_tensors(parent: Checkpoint, kept_L: Sequence[int]) -> Iterator[Placed]:
     kept = set(kept_L)
     for placed in tensors_of(parent.shape):
@@ -192,18 +211,17 @@ def _scored_tensors(parent: Checkpoint, kept_L: Sequence[int]) -> Iterator[Place
             yield placed
 
 
-def axis_sums(tensor: "torch.Tensor", rows_V: Indices | None, power: int) -> list[Importance]:
+def axis_sums(tensor: "torch.Tensor", power: int) -> list[Importance]:
     """sum |w|^power for each index of each axis, float64, a chunk of rows at a time."""
     import torch
 
-    rows = torch.arange(tensor.shape[0]) if rows_V is None else torch.from_numpy(rows_V)
     if tensor.ndim == 1:
-        return [_powers(tensor[rows], power).numpy()]
-    row_sums = torch.zeros(rows.numel(), dtype=torch.float64)
+        return [_powers(tensor, power).numpy()]
+    row_sums = torch.zeros(tensor.shape[0], dtype=torch.float64)
     column_sums = torch.zeros(tensor.shape[1], dtype=torch.float64)
     step = max(1, _CHUNK_VALUES // tensor.shape[1])
-    for start in range(0, rows.numel(), step):
-        chunk = _powers(tensor[rows[start : start + step]], power)
+    for start in range(0, tensor.shape[0], step):
+        chunk = _powers(tensor[start : start + step], power)
         row_sums[start : start + step] = chunk.sum(1)
         column_sums += chunk.sum(0)
     return [row_sums.numpy(), column_sums.numpy()]

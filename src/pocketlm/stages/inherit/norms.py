@@ -5,7 +5,7 @@ rho is their share of the energy. Each gain times sqrt(rho D / K) undoes that on
 norm (the energy correction of Pangu Light's SLNP, arXiv 2505.20155, worked out for a cut stream).
 """
 
-from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pocketlm.errors import RecipeError
@@ -46,11 +46,15 @@ def correct_norms(evidence: Evidence, made: Cut) -> Child:
     sources = {family.final_norm: family.final_norm}
     for place, layer in enumerate(made.kept_L):
         sources |= {name.format(layer=place): name.format(layer=layer) for name in norms}
-    tensors = dict(made.child.tensors)
-    for name, source in sources.items():
-        scale = (kept_M[source] / num_tokens) ** 0.5
-        tensors[name] = (tensors[name].double() * scale).float()
-    return replace(made.child, tensors=tensors)
+    scales = {name: (kept_M[source] / num_tokens) ** 0.5 for name, source in sources.items()}
+    child = made.child.widened()
+    return child.changed(
+        {name: partial(_scaled, child, name, scale) for name, scale in scales.items()}
+    )
+
+
+def _scaled(child: Child, name: str, scale: float) -> "torch.Tensor":
+    return (child.tensors[name].double() * scale).float()
 
 
 def _kept_energy(stream_BTD: "torch.Tensor", made: Cut) -> float:

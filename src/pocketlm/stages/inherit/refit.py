@@ -41,6 +41,7 @@ def refit_output(evidence: Evidence, made: Cut) -> Child:
     Inputs and outputs are those of the parent on its own stream, so a layer knows nothing of what
     was cut before it. A copy of the layer before it stays as it is.
     """
+    made = replace(made, child=made.child.held())
     tensors = dict(made.child.tensors)
     rows = _writers(evidence.parent.shape.family)
     theirs = parent_walker(evidence)
@@ -74,6 +75,7 @@ def refit_stream(evidence: Evidence, made: Cut) -> Child:
 
     family = load_family(evidence.parent.shape.family)
     _check_stream(evidence.parent.shape.family, made.kept_L)
+    made = replace(made, child=made.child.held())
     tensors, ids_NT = dict(made.child.tensors), evidence.measured.ids_NT1[:, :-1]
     start_NTK = tensors[family.embedding][torch.from_numpy(ids_NT)]
     ours = Walker(start_NTK, OneLayer(made.child.config, tensors.__getitem__))
@@ -136,7 +138,9 @@ class Walker:
 
 def parent_walker(evidence: Evidence) -> Walker:
     parent, ids_NT = evidence.parent, evidence.measured.ids_NT1[:, :-1]
-    return Walker(embed(parent, evidence.kept_V[ids_NT]), OneLayer(parent.config, parent.read))
+    return Walker(
+        embed(parent, evidence.kept_V[ids_NT]), OneLayer(parent.config, parent.read_finite)
+    )
 
 
 def _goals(theirs: Walker, layer: int, made: Cut, num_parent: int) -> "dict[str, torch.Tensor]":

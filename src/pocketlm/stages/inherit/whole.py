@@ -1,5 +1,6 @@
 """The whole parent in memory, over the vocabulary that stays: for gradients and for searches."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,23 +18,28 @@ if TYPE_CHECKING:
 BATCH_BLOCKS = 8
 
 
-def whole_parent(parent: Checkpoint, kept_V: Indices) -> Child:
-    """The parent, float32, with the embedding and head rows of the kept tokens only."""
-    shape = parent.shape
-    layers = range(shape.layers)
+def whole_parent(
+    parent: Checkpoint, kept_V: Indices, kept_L: tuple[int, ...] | None = None
+) -> Child:
+    """The parent, float32, with the embedding and head rows of the kept tokens only.
+
+    `kept_L`: its layers, if not all of them.
+    """
+    layers = tuple(range(parent.shape.layers)) if kept_L is None else kept_L
+    shape = replace(parent.shape.with_vocab(kept_V.size), layers=len(layers))
     every = Units(
         ffn=tuple(np.arange(shape.ffn) for _ in layers),
         heads=tuple(np.arange(shape.heads) for _ in layers),
         kv_heads=tuple(np.arange(shape.kv_heads) for _ in layers),
         hidden=np.arange(shape.hidden),
     )
-    return cut(parent, shape.with_vocab(kept_V.size), tuple(layers), kept_V, every)
+    return cut(parent, shape, layers, kept_V, every).held()
 
 
 def whole_bytes(parent: Checkpoint, kept_V: Indices, seq_len: int, *, copies: int = 1) -> int:
     """Memory of `copies` of the parent and of one batch's logits, bytes; activations come on top.
 
-    `copies`: 1 to run it, 2 with a gradient beside every weight.
+    `copies`: 1 to run it, 2 with a gradient beside every weight, 4 with an optimizer's moments.
     """
     logits = BATCH_BLOCKS * seq_len * kept_V.size
     return 4 * (copies * count_params(parent.shape.with_vocab(kept_V.size)) + 2 * logits)

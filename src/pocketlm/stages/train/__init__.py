@@ -5,7 +5,7 @@ blocks are drawn without replacement with p proportional to exp(loss), and the n
 those. Two rounds with half of the blocks in the second are the paper's choice.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,16 @@ from pocketlm.errors import CorpusError, RecipeError
 from pocketlm.model.child import Child
 from pocketlm.progress import SILENT, Progress
 from pocketlm.recipe import TrainTable
+from pocketlm.stages.train.resample import References, check_parent_losses
+from pocketlm.stages.train.rounds import round_sizes
 from pocketlm.tables import build_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from pocketlm.stages.train.loop import Learner
+
+__all__ = ["References", "Trained", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,17 +39,29 @@ class Trained:
     seconds."""
     checks: tuple[dict[str, float], ...]
     """One row for each of `check_at`: share, step, tokens, bits_per_byte."""
-    ledger_N: "np.ndarray[Any, np.dtype[np.float32]]"
-    """Loss of each block when it was last trained on, nats per token; NaN where never."""
+    ledger_N: "np.ndarray[Any, np.dtype[np.floating[Any]]]"
+    """Loss of each block when it was last trained on, nats per token; NaN where never. float32,
+    float16 from 67 million blocks on."""
     effective_sizes: tuple[float, ...]
-    """Per scoring pass: 1 / sum p^2 of the drawing distribution, in blocks; near N means the draw
-    was close to uniform."""
+    """Per draw that looks at losses: 1 / sum p^2 of its distribution, in blocks or batches (the
+    recipe's unit); near their number means the draw was close to uniform."""
+    probes: tuple[dict[str, float], ...]
+    """One row a look: step, tokens, and the loss of yardstick, part_1, part_2, ... (nats per token)
+    with nothing learned."""
+    part_steps: tuple[int, ...]
+    """The first step that trained on each part."""
+    num_scored: int
+    """Blocks the child scored without learning, probes included."""
+    num_parent_scored: int
+    """Blocks the parent scored."""
     passed_over: tuple[str, ...]
     """Damaged checkpoints that a resume refused, by name."""
     num_bytes: int
     """UTF-8 bytes read by the steps of all rounds."""
     num_skipped: int
     """Steps left out because loss or gradient was not finite."""
+    choices: Mapping[str, Any]
+    """What the run decided by itself: attention, compile, micro_blocks, cross_entropy."""
 
 
 def train(
@@ -53,12 +71,14 @@ def train(
     rng: np.random.Generator,
     checkpoints: Path | None = None,
     bits_per_byte: "Callable[[PreTrainedModel], float] | None" = None,
+    references: References | None = None,
     progress: Progress = SILENT,
     **settings: Any,
 ) -> Trained:
     """Train `child` on `blocks` for `rounds` rounds; `settings` are the keys of `[train]`.
 
-    `bits_per_byte` scores the network at the points of `check_at`; without it none is taken.
+    `references`: the parent's losses, for `excess-loss`, and text held back. `bits_per_byte` scores
+    the network at the points of `check_at`; without it none is taken.
     With `checkpoints` a killed call continues where it was, to the same bits on the same machine.
     Raises `Interrupted` after a signal (checkpoint written), `RecipeError` for a wrong setting,
     `CorpusError` if there is not one block, `StageError` if the loss stays non-finite.
@@ -66,28 +86,37 @@ def train(
     from pocketlm.stages.train.loop import Learner
 
     table, num_blocks = _table_for(blocks, settings), len(blocks)
-    seeds = [int(seed) for seed in rng.integers(2**63, size=2 * table.rounds)]
-    later = max(1, round(table.keep_fraction * num_blocks))
-    sizes = [num_blocks] + [later] * (table.rounds - 1)
-    learner = Learner(child, blocks, table, sizes, bits_per_byte)
+    check_parent_losses(table, has_parent=bool(references and references.parent_losses))
+    keys = [int(key) for key in rng.integers(2**63, size=2 * table.rounds)]
+    sizes = round_sizes(table, num_blocks)
+    learner = Learner(child, blocks, table, sizes, bits_per_byte, references)
     learner.resume(checkpoints)
     num_bytes = 0
     for number in range(table.rounds):
-        chosen_K = np.arange(num_blocks)
-        if number and later < num_blocks:
-            draw_rng = np.random.default_rng(seeds[2 * number])
-            chosen_K = learner.hard_blocks(number, later, rng=draw_rng, progress=progress)
-        learner.run_round(number, chosen_K, key=seeds[2 * number + 1], progress=progress)
+        chosen_K = None
+        if number and sizes[number] < num_blocks:
+            chosen_K = learner.hard_blocks(number, key=keys[2 * number], progress=progress)
+        learner.run_round(number, chosen_K, key=keys[2 * number + 1], progress=progress)
         num_bytes += blocks.num_bytes(chosen_K)
+    return _trained(learner, num_bytes)
+
+
+def _trained(learner: "Learner", num_bytes: int) -> Trained:
+    choice = learner.choice
     return Trained(
         child=learner.child(),
         log=tuple(learner.log),
         checks=tuple(learner.checks),
-        ledger_N=learner.ledger_N,
-        effective_sizes=tuple(learner.effective_sizes),
+        ledger_N=choice.ledger_N,
+        effective_sizes=tuple(choice.effective_sizes),
+        probes=tuple(choice.probes),
+        part_steps=choice.part_steps,
+        num_scored=choice.num_scored,
+        num_parent_scored=choice.num_parent_scored,
         passed_over=learner.passed_over,
         num_bytes=num_bytes,
         num_skipped=learner.num_skipped,
+        choices=learner.choices.as_dict(),
     )
 
 

@@ -1,8 +1,7 @@
 """The loop: one round after another over numbered blocks, resumable to the bit.
 
 A step is `batch of blocks -> loss of each block -> update`. The order is a keyed permutation, so
-position p of round r is the same block on every machine and after every kill. The ledger is one
-slot a block, written by number, so repeating a step after a resume changes nothing.
+position p of round r is the same block on every machine and after every kill.
 """
 
 import math
@@ -14,19 +13,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pocketlm.corpus.blocks import Blocks, IntArray, shuffled
+from pocketlm.corpus.blocks import Blocks, IntArray
 from pocketlm.errors import Interrupted, StageError
-from pocketlm.hardware import resolve_hardware
 from pocketlm.method import pick
 from pocketlm.model.child import Child
-from pocketlm.model.loss import block_losses
 from pocketlm.progress import Progress
 from pocketlm.recipe import TrainTable
+from pocketlm.stages.train.automatic import Choices, read_choices, try_choices
 from pocketlm.stages.train.checkpoint import Checkpoint, load_newest, save_checkpoint
-from pocketlm.stages.train.optim import adamw, optimizer_tensors, restore_optimizer
-from pocketlm.stages.train.resample import RESAMPLERS, WITHOUT_LOSSES, effective_size
-from pocketlm.stages.train.schedule import SCHEDULES, default_rate
+from pocketlm.stages.train.choice import Choice
+from pocketlm.stages.train.optim import optimizer_tensors, restore_optimizer
+from pocketlm.stages.train.reader import Reader
+from pocketlm.stages.train.resample import References
+from pocketlm.stages.train.rounds import Round
+from pocketlm.stages.train.schedule import ROUND_SCHEDULES, SCHEDULES, peak_rate, rate_share
 from pocketlm.stages.train.signals import stop_requested
+from pocketlm.stages.train.step import Outcome, Step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,6 +38,7 @@ BitsPerByte = Callable[["PreTrainedModel"], float]
 
 _MAX_SKIPPED = 20
 _LOG_ROWS = 400
+_FETCH_EVERY = {"cpu": 1, "cuda": 64}  # steps: reading a result makes a GPU's queue run dry
 
 
 class Learner:
@@ -48,13 +51,11 @@ class Learner:
         table: TrainTable,
         round_sizes: list[int],
         bits_per_byte: BitsPerByte | None = None,
+        references: References | None = None,
     ) -> None:
-        hardware = resolve_hardware(table.dtype)
-        self._device = torch.device(hardware.device)
-        self._dtype = getattr(torch, hardware.dtype)
-        # On CPU plain matmuls beat the fused kernel at these lengths, in training only.
-        attention = "eager" if hardware.device == "cpu" and blocks.seq_len <= 512 else "sdpa"
-        self._network = child.network(attention=attention).to(self._device).train()
+        self._compute = Step(child, table)
+        self._network = self._compute.network
+        self._reader = Reader(blocks, self._compute.device, places=table.document_mask)
         self._config = child.config
         self._blocks, self._table, self._bits_per_byte = blocks, table, bits_per_byte
         self._batch_size = table.batch_tokens // table.seq_len
@@ -63,69 +64,73 @@ class Learner:
         self._log_every = max(1, sum(steps) // _LOG_ROWS)
         self._share_at = {round(share * sum(steps)): share for share in table.check_at}
         num_params = sum(p.numel() for p in self._network.parameters())
-        self._peak_rate = table.learning_rate or default_rate(
-            num_params, sum(round_sizes) * table.seq_len
-        )
+        self._peak_rate = peak_rate(table, num_params, sum(round_sizes) * table.seq_len)
         self._decay = pick(SCHEDULES, table.schedule, "[train] schedule")
-        self._draw = pick(RESAMPLERS, table.resample, "[train] resample")
-        self._optimizer = adamw(self._network, weight_decay=table.weight_decay)
+        self._span = pick(ROUND_SCHEDULES, table.round_schedule, "[train] round_schedule")
+        self.choice = Choice(blocks, table, references or References(), self._frozen_losses)
         self._checkpoints: Path | None = None
-        self._scores_by_round: dict[int, Scores] = {}
         self._step, self._tokens = 0, 0
-        self._seconds = 0.0
+        self._seconds = self._rate = 0.0
+        self._unread: list[tuple[int, IntArray, Outcome]] = []  # steps still on the device
         self._pending: list[tuple[float, float]] = []  # loss and norm of steps not yet in the log
         self.num_skipped = 0
         self.passed_over: tuple[str, ...] = ()
-        self.effective_sizes: list[float] = []
-        self.ledger_N = np.full(len(blocks), np.nan, np.float32)
         self.log: list[dict[str, float]] = []
         self.checks: list[dict[str, float]] = []
 
     def resume(self, checkpoints: Path | None) -> None:
-        """Continue from the newest intact checkpoint under `checkpoints`, if there is one."""
-        self._checkpoints = checkpoints
-        if checkpoints is None:
-            return
-        found, self.passed_over = load_newest(checkpoints)
+        """Continue from the newest intact checkpoint under `checkpoints`, or begin."""
+        self._checkpoints, found = checkpoints, None
+        if checkpoints is not None:
+            found, self.passed_over = load_newest(checkpoints)
         if found is None:
+            self._try()
             return
         tensors, state = dict(found.tensors), found.state
-        self.ledger_N = tensors.pop("ledger").numpy()
-        for name in [name for name in tensors if name.startswith("scores.")]:
-            self._scores_by_round[int(name.removeprefix("scores."))] = tensors.pop(name).numpy()
+        self.choice.restore(tensors, state)
         with torch.no_grad():
             for name, parameter in self._network.named_parameters():
                 parameter.copy_(tensors.pop(f"model.{name}"))
-        restore_optimizer(self._optimizer, self._network, tensors, state["step"] - state["skipped"])
+        updates = state["step"] - state["skipped"]
+        restore_optimizer(self._compute.optimizers, self._network, tensors, updates)
+        self._compute.choose(read_choices(state, self._table, self._compute.device.type))
         self._step, self._tokens = state["step"], state["tokens"]
-        self._seconds, self.log, self.checks = state["seconds"], state["log"], state["checks"]
+        self._seconds, self.log = state["seconds"], state["log"]
+        self.checks = state.get("checks", [])  # a checkpoint from before there were any
         self.num_skipped, self._pending = state["skipped"], [tuple(p) for p in state["pending"]]
         # Sums depend on how work is divided: as many threads as before, or the bits differ.
         torch.set_num_threads(state["threads"])
 
-    def run_round(self, number: int, chosen_K: IntArray, *, key: int, progress: Progress) -> None:
-        """Train once on the chosen blocks, in the keyed order of this round."""
+    def run_round(
+        self, number: int, chosen_K: IntArray | None, *, key: int, progress: Progress
+    ) -> None:
+        """Train once on the chosen blocks (None: on all), in the keyed order of this round."""
         first, last = self._first_step[number], self._first_step[number + 1]
+        size = len(self._blocks) if chosen_K is None else chosen_K.size
+        this = Round(
+            size=size, key=key, first_step=first, batch_size=self._batch_size, chosen_K=chosen_K
+        )
+        self.choice.begin(this, self._first_step)
         saved = time.monotonic()
         label = f"train, round {number + 1} of {self._table.rounds}"
         with progress.task(label, last - first, "step") as advance, stop_requested() as stop:
             advance(max(0, min(self._step, last) - first))
             if self._step == 0:
                 self._check()
+                self._probe()
             while self._step < last:
                 begun = time.monotonic()
-                position_B = np.arange(
-                    (self._step - first) * self._batch_size,
-                    min((self._step - first + 1) * self._batch_size, chosen_K.size),
-                )
-                block_B = chosen_K[shuffled(position_B, size=chosen_K.size, key=key)]
-                self._pending.append(self._update(block_B))
+                block_B = this.batch(self._step)
+                self._update(block_B)
                 self._step += 1
+                if self._step < last:
+                    self._reader.expect(this.batch(self._step))
                 self._tokens += block_B.size * self._table.seq_len
                 self._seconds += time.monotonic() - begun
                 if self._step % self._log_every == 0 or self._step == last:
                     self._write_row(number)
                 self._check()
+                self._probe()
                 advance(1, f"loss {self.log[-1].get('loss', math.nan):.3f}" if self.log else "")
                 due = time.monotonic() - saved > self._table.checkpoint_seconds
                 if stop() or due or self._step == last:
@@ -134,38 +139,27 @@ class Learner:
                 if stop():
                     raise Interrupted(f"stopped at step {self._step}; the same command resumes")
 
-    def hard_blocks(
-        self, number: int, num_drawn: int, *, rng: np.random.Generator, progress: Progress
-    ) -> IntArray:
-        """Blocks for round `number`, drawn by the recipe's method from the child's losses."""
-        loss_N = np.zeros(len(self._blocks), np.float32)
-        if self._table.resample not in WITHOUT_LOSSES:
-            loss_N = self.score(number, progress) / np.float32(self._table.temperature)
-            self.effective_sizes.append(effective_size(loss_N))
-        return self._draw(loss_N, num_drawn=num_drawn, rng=rng)
+    def hard_blocks(self, number: int, *, key: int, progress: Progress) -> IntArray:
+        """Blocks for round `number`, drawn by the recipe's method; a pass to score them resumes."""
+        if not self.choice.is_drawn(number):
+            before, begun, saved = self._seconds, time.monotonic(), time.monotonic()
+            with stop_requested() as stop:
 
-    def score(self, number: int, progress: Progress) -> Scores:
-        """Loss of every block under the child as it stands before round `number` (frozen)."""
-        if number in self._scores_by_round:  # resumed: the weights have moved on since
-            return self._scores_by_round[number]
-        scores_N, started = np.empty(len(self._blocks), np.float32), time.monotonic()
-        self._network.eval()
-        with (
-            progress.task("score blocks", len(self._blocks), "block") as advance,
-            torch.inference_mode(),
-        ):
-            for start in range(0, len(self._blocks), 2 * self._batch_size):
-                block_B = np.arange(start, min(start + 2 * self._batch_size, len(self._blocks)))
-                scores_N[block_B] = self._losses(block_B).cpu().numpy()
-                advance(block_B.size)
-        self._network.train()
-        if not np.isfinite(scores_N).all():
-            raise StageError(f"the child's loss is not finite on {(~np.isfinite(scores_N)).sum()} "
-                             "blocks after a round; lower learning_rate")  # fmt: skip
-        self._scores_by_round[number] = scores_N
-        self._seconds += time.monotonic() - started
-        self._save()
-        return scores_N
+                def pause() -> None:
+                    nonlocal saved
+                    self._seconds = before + time.monotonic() - begun
+                    if stop() or time.monotonic() - saved > self._table.checkpoint_seconds:
+                        self._save()
+                        saved = time.monotonic()
+                    if stop():
+                        raise Interrupted("stopped while scoring; the same command resumes")
+
+                self._fetch()  # the ledger needs the last steps
+                self.choice.draw(number, key=key, progress=progress, pause=pause)
+            self._seconds = before + time.monotonic() - begun
+            self._save()
+        block_K: IntArray = self.choice.blocks(number)
+        return block_K
 
     def child(self) -> Child:
         """The weights as they are now."""
@@ -175,55 +169,70 @@ class Learner:
         }
         return Child(config=self._config, tensors=tensors)
 
-    def _update(self, block_B: IntArray) -> tuple[float, float]:
-        """One optimizer step; returns mean loss and gradient norm, NaN if the step was skipped."""
-        rate = self._peak_rate * self._rate_share()
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        losses_B = self._losses(block_B)
-        loss = losses_B.mean()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-        norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._table.clip)
-        loss_value, norm_value = loss.item(), norm.item()
-        if math.isfinite(loss_value) and math.isfinite(norm_value):
-            self._optimizer.step()
-            self.ledger_N[block_B] = losses_B.detach().cpu().numpy()
-        else:
+    @property
+    def choices(self) -> Choices:
+        """What was decided by itself, or taken from the checkpoint."""
+        return self._compute.choices
+
+    def _try(self) -> None:
+        """Choose by trying, where the run is long enough for it to pay."""
+        batch = self._reader.take(np.arange(min(self._batch_size, len(self._blocks))))
+
+        def once(choices: Choices) -> None:
+            self._compute.choose(choices)
+            self._compute.gradients(*batch)
+            self._compute.clear()
+
+        left, device = self._first_step[-1], self._compute.device.type
+        self._compute.choose(
+            try_choices(self.choices, self._table, step=once, steps_left=left, device=device)
+        )
+
+    def _update(self, block_B: IntArray) -> None:
+        """One optimizer step; its results are read every few steps."""
+        self._rate = self._peak_rate * self._rate_share()
+        outcome = self._compute.update(*self._reader.take(block_B), rate=self._rate)
+        self._unread.append((self._step, block_B, outcome))
+        if len(self._unread) >= _FETCH_EVERY[self._compute.device.type]:
+            self._fetch()
+
+    def _fetch(self) -> None:
+        """Read the results of the last steps: ledger and log, and whether any was skipped."""
+        unread, self._unread = self._unread, []
+        for step, block_B, outcome in unread:
+            losses_B, norm = outcome.losses_B.cpu().numpy(), outcome.norm.item()
+            self._pending.append((float(losses_B.mean()), norm))
+            if np.isfinite(losses_B).all() and math.isfinite(norm):
+                self.choice.ledger_N[block_B] = losses_B
+                continue
             self.num_skipped += 1
             if self.num_skipped > _MAX_SKIPPED:
                 raise StageError(
-                    f"step {self._step}: loss {loss_value} for the {self.num_skipped}th time "
-                    f"(blocks {block_B[:4].tolist()}...); lower learning_rate"
+                    f"step {step}: loss {losses_B.mean()}, gradient norm {norm}: not finite for "
+                    f"the {self.num_skipped}th time (blocks {block_B[:4].tolist()}...); lower "
+                    "learning_rate"
                 )
-        self._optimizer.zero_grad(set_to_none=True)
-        return loss_value, norm_value
 
-    def _losses(self, block_B: IntArray) -> torch.Tensor:
-        ids_BT1 = torch.from_numpy(self._blocks.batch(block_B)).to(self._device)
-        place_BT = None
-        if self._table.document_mask:
-            place_BT = torch.from_numpy(self._blocks.positions(block_B)).to(self._device)
-        with torch.autocast(
-            self._device.type, dtype=torch.bfloat16, enabled=self._dtype is torch.bfloat16
-        ):
-            return block_losses(self._network, ids_BT1, place_BT)
+    def _frozen_losses(self, blocks: Blocks, block_B: IntArray) -> Scores:
+        """Losses of blocks under the child as it stands, shape (B,)."""
+        scores_B: Scores = self._compute.losses(*self._reader.read(blocks, block_B)).cpu().numpy()
+        return scores_B
 
     def _rate_share(self) -> float:
-        total = self._first_step[-1]
-        warmup = max(1, round(self._table.warmup_fraction * total))
-        if self._step < warmup:
-            return (self._step + 1) / warmup
-        return float(self._decay((self._step - warmup) / max(1, total - warmup)))
+        span = self._span(self._first_step, self._step)
+        warmup = self._table.warmup_fraction
+        return rate_share(self._step, span, warmup_fraction=warmup, decay=self._decay)
 
     def _write_row(self, number: int) -> None:
         """Means of the finite steps since the last row; where there is none, no loss is written."""
+        self._fetch()
         losses, norms = np.array(self._pending).T
         finite = np.isfinite(losses) & np.isfinite(norms)
         row: dict[str, float] = {
             "step": self._step,
             "round": number + 1,
             "tokens": self._tokens,
-            "rate": self._optimizer.param_groups[0]["lr"],
+            "rate": self._rate,
             "seconds": round(self._seconds, 3),
         }
         if finite.any():
@@ -237,21 +246,24 @@ class Learner:
         seen = {row["step"] for row in self.checks}
         if self._bits_per_byte is None or self._step not in self._share_at.keys() - seen:
             return
-        self._network.eval()
-        bits = self._bits_per_byte(self._network)
-        self._network.train()
+        with self._compute.scoring() as network:
+            bits = self._bits_per_byte(network)
         share = self._share_at[self._step]
         row = {"share": share, "step": self._step, "tokens": self._tokens, "bits_per_byte": bits}
         self.checks.append(row)
 
+    def _probe(self) -> None:
+        begun = time.monotonic()
+        self.choice.probe(self._step, self._tokens)
+        self._seconds += time.monotonic() - begun
+
     def _save(self) -> None:
+        self._fetch()
         if self._checkpoints is None:
             return
         tensors = {f"model.{n}": p.detach().cpu() for n, p in self._network.named_parameters()}
-        tensors |= optimizer_tensors(self._optimizer, self._network)
-        tensors["ledger"] = torch.from_numpy(self.ledger_N)
-        for number, scores_N in self._scores_by_round.items():
-            tensors[f"scores.{number}"] = torch.from_numpy(scores_N)
+        tensors |= optimizer_tensors(self._compute.optimizers, self._network)
+        tensors |= self.choice.tensors()
         state = {
             "step": self._step,
             "tokens": self._tokens,
@@ -260,6 +272,8 @@ class Learner:
             "log": self.log,
             "checks": self.checks,
             "pending": self._pending,
+            "choices": self.choices.as_dict(),
             "threads": torch.get_num_threads(),
+            **self.choice.state(),
         }
         save_checkpoint(self._checkpoints, self._step, Checkpoint(tensors, state))

@@ -1,49 +1,108 @@
 """Choose what the child reads again: hard blocks more often than easy ones.
 
 Paper, multiple-round training:   p_i = exp(l_i) / sum_j exp(l_j)
-       l_i: mean loss of block i under the frozen child, nats per token.
-Shapes: N blocks scored, K blocks drawn.
+       l_i: mean loss of batch i under the frozen child, nats per token.
+A resampler says what stands for l_i; drawing by it is one function for all (`draw.py`).
+Shapes: N blocks.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from pocketlm.corpus.blocks import Blocks
+from pocketlm.errors import RecipeError
 from pocketlm.method import Method
+from pocketlm.recipe import TrainTable
 
 FloatArray = np.ndarray[Any, np.dtype[np.floating[Any]]]
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
+Losses = Callable[[], FloatArray]
 
 
-def softmax_loss(loss_N: FloatArray, *, num_drawn: int, rng: np.random.Generator) -> IntArray:
-    """Draw from softmax(loss) without replacement; distinct indices, ascending.
+@dataclass(frozen=True, kw_only=True)
+class References:
+    """What training may compare with, beside the child and its blocks."""
 
-    Adding Gumbel noise and keeping the largest K is that draw (Kool et al. 2019): no normaliser,
-    no overflow, and no limit of 2^24 as in `torch.multinomial`. Ascending, so disks are read
-    forwards. Raises `ValueError` unless 1 <= num_drawn <= N.
-    """
-    if not 1 <= num_drawn <= loss_N.size:
-        raise ValueError(f"num_drawn = {num_drawn}, but {loss_N.size} blocks were scored")
-    noisy_N = loss_N + rng.gumbel(size=loss_N.size)
-    drawn_K = np.argpartition(noisy_N, -num_drawn)[-num_drawn:]
-    return np.sort(drawn_K).astype(np.int64)
+    parent_losses: Losses | None = None
+    """The parent's loss on each training block, nats per token of the child, shape (N,)."""
+    held_out: Blocks | None = None
+    """Blocks of text nobody trains on: they show what a loss of an earlier step is worth now."""
 
 
-def uniform(loss_N: FloatArray, *, num_drawn: int, rng: np.random.Generator) -> IntArray:
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a resampler may ask for; an answer can cost a pass over all blocks. Nats, shape (N,)."""
+
+    now: Losses
+    """The child's loss on each block: a frozen pass, or recorded and carried to the present."""
+    when_trained: Losses
+    """The loss each block was last trained with, carried to the present."""
+    parent: Losses
+    """The parent's loss on each block."""
+
+
+def softmax_loss(evidence: Evidence) -> FloatArray:
+    """The child's loss, as the paper has it."""
+    return evidence.now()
+
+
+def uniform(evidence: Evidence) -> None:
     """The control: every block equally likely, whatever its loss."""
-    return softmax_loss(np.zeros_like(loss_N), num_drawn=num_drawn, rng=rng)
 
 
-def effective_size(loss_N: FloatArray) -> float:
-    """1 / sum p^2 for p = softmax(loss): how many blocks the distribution really tells apart."""
-    weight_N = np.exp(loss_N - loss_N.max())
-    return float(weight_N.sum() ** 2 / np.square(weight_N).sum())
+def excess_loss(evidence: Evidence) -> FloatArray:
+    """The child's loss above its parent's: what can be learned, not what nobody can know."""
+    return evidence.now() - evidence.parent()
 
 
-RESAMPLERS = {
+def forgetting(evidence: Evidence) -> FloatArray:
+    """How much more the loss rose since the block was trained than that of text never trained."""
+    return evidence.now() - evidence.when_trained()
+
+
+RESAMPLERS: dict[str, Method[Callable[[Evidence], FloatArray | None]]] = {
     "softmax-loss": Method(softmax_loss, paper="arXiv 2402.02791, multiple-round training"),
     "uniform": Method(uniform, paper="its control, ours"),
+    "excess-loss": Method(excess_loss, paper="after Rho-1, arXiv 2404.07965, by block; ours"),
+    "forgetting": Method(forgetting, paper="ours, from what arXiv 2402.02791 observes"),
 }
 
-# These draw without looking at the losses, so no block is scored for them.
-WITHOUT_LOSSES = frozenset({"uniform"})
+DRAW = 2
+"""Part of the key of a run that draws: raised where the same losses come to be drawn otherwise, so
+that runs of one round stay what they were."""
+
+_WITHOUT_LOSSES = frozenset({"uniform"})
+_WITH_PARENT = frozenset({"excess-loss"})
+
+
+def scores_blocks(table: TrainTable) -> bool:
+    """Whether the child scores every block before a later round: a third of a pass each time."""
+    looks = table.resample not in _WITHOUT_LOSSES and table.losses == "frozen"
+    return looks and draws(table)
+
+
+def carries_losses(table: TrainTable) -> bool:
+    """Whether losses of earlier steps are compared with later ones, so that the trend matters."""
+    recorded = table.losses == "recorded" and table.resample not in _WITHOUT_LOSSES
+    return draws(table) and (recorded or table.resample == "forgetting")
+
+
+def watches(table: TrainTable) -> bool:
+    """Whether fixed sets of blocks are scored while the child learns."""
+    return table.probe_parts > 0 or carries_losses(table)
+
+
+def draws(table: TrainTable) -> bool:
+    """Whether any round reads a part of the blocks."""
+    return table.rounds > 1 and table.keep_fraction < 1
+
+
+def check_parent_losses(table: TrainTable, *, has_parent: bool) -> None:
+    """Raise `RecipeError` where a resampler compares with a parent that is not there."""
+    if table.resample in _WITH_PARENT and not has_parent and draws(table):
+        raise RecipeError(
+            f"[train] resample = {table.resample!r} compares with a parent and there is none; "
+            "give parent, or take softmax-loss"
+        )
