@@ -13,7 +13,7 @@ LEVELS = (
     ("showing",),
     ("ablation",),
     ("summary", "estimate", "generating"),
-    ("pipeline", "compacting", "price"),
+    ("pipeline", "compacting", "tokenising", "price"),
     ("steps", "choices"),
     (
         "stages.compact",

@@ -45,6 +45,20 @@ class StepCost:
 
 
 @dataclass(frozen=True)
+class SourceTokens:
+    """One source of the training text: tokens it holds, about, and how often a pass reads it."""
+
+    source: str
+    tokens: float
+    weight: float
+
+    @property
+    def read(self) -> float:
+        """Tokens of it in a pass, about."""
+        return self.tokens * self.weight
+
+
+@dataclass(frozen=True)
 class Estimate:
     """A plan with its costs."""
 
@@ -52,7 +66,9 @@ class Estimate:
     shape: Shape
     train_tokens: float
     pass_tokens: float
-    """Tokens of the training text, about."""
+    """Tokens of a pass over the training text, about."""
+    sources: tuple["SourceTokens", ...]
+    """What a pass is made of."""
     basis: str
 
     @property
@@ -71,6 +87,7 @@ class Estimate:
             "seconds": round(self.seconds, 1),
             "params": self.num_params,
             "train_tokens": round(self.train_tokens),
+            "pass_tokens": {of.source: round(of.read) for of in self.sources},
             "steps": [asdict(cost.step) | {"seconds": cost.seconds} for cost in self.steps],
         }
 
@@ -84,7 +101,15 @@ class Estimate:
             rows.append(f"{step.run:<20} {step.stage:<11} {step.key:<17} {done:<7} {time}")
         size = f"child of about {show_count(self.num_params)} parameters"
         text = f"{show_count(float(self.train_tokens))} tokens of training"
-        return [*rows, "", f"{size}, {text}: {show_seconds(self.seconds)} left ({self.basis})"]
+        rows += ["", f"{size}, {text}: {show_seconds(self.seconds)} left ({self.basis})"]
+        if len(self.sources) == 1 and self.sources[0].weight == 1:
+            return rows
+        width = max(len(of.source) for of in self.sources)
+        return rows + [
+            f"  {of.source:<{width}}  {show_count(of.tokens)} tokens x {of.weight:g} a pass: "
+            f"{show_count(of.read)}, {of.read / max(1, self.pass_tokens):.0%}"
+            for of in self.sources
+        ]
 
 
 @dataclass(frozen=True)
@@ -141,17 +166,27 @@ def estimate(recipe: Recipe, *, out: str | Path = "runs") -> Estimate:
     steps = {(step.run, step.stage): step for step in plan(recipe, out=out)}
     costs: list[StepCost] = []
     shape: Shape | None = None
-    tokens = pass_tokens = 0.0
+    tokens = 0.0
+    sources: tuple[SourceTokens, ...] = ()
     for one in make_chain(recipe):
         inputs, keys = resolve(one, store)
         shape = _shape(one, inputs, store.find("design", keys["design"]), shape)
         seconds, tokens = _stage_seconds(one, inputs, shape, rate)
-        pass_tokens = inputs.corpus.survey.num_bytes["train"] / _BYTES_PER_TOKEN
+        sources = _sources(one, inputs)
         for stage, expected in seconds.items():
             step = steps[one.name, stage]
             costs.append(StepCost(step, 0.0 if step.reused else round(expected, 1)))
     assert shape is not None  # a chain holds the recipe itself
-    return Estimate(tuple(costs), shape, tokens, pass_tokens, basis)
+    pass_tokens = sum(of.read for of in sources)
+    return Estimate(tuple(costs), shape, tokens, pass_tokens, sources, basis)
+
+
+def _sources(recipe: Recipe, inputs: Inputs) -> tuple[SourceTokens, ...]:
+    weights = recipe.corpus.weights or {}
+    return tuple(
+        SourceTokens(source, num_bytes / _BYTES_PER_TOKEN, weights.get(source, 1.0))
+        for source, num_bytes in inputs.corpus.survey.train_bytes.items()
+    )
 
 
 def _stage_seconds(
@@ -159,7 +194,7 @@ def _stage_seconds(
 ) -> tuple[dict[str, float], float]:
     table, sizes = recipe.train, inputs.corpus.survey.num_bytes
     text_bytes = sizes["train"] + sizes["choose"]
-    one_pass = sizes["train"] / _BYTES_PER_TOKEN
+    one_pass = sum(of.read for of in _sources(recipe, inputs))
     later = max(0, table.rounds - 1)
     trained = one_pass * (min(1, table.rounds) + later * table.keep_fraction)
     scored = later * one_pass if scores_blocks(table) else 0.0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pocketlm.artifact import HashCache, Store, key_of
 from pocketlm.corpus.documents import Corpus, load_corpus
+from pocketlm.corpus.mixture import check_weights
 from pocketlm.errors import ParentError, RecipeError
 from pocketlm.model.checkpoint import open_checkpoint
 from pocketlm.model.shape import check_shape
@@ -40,10 +41,12 @@ def find_inputs(
     """Find and fingerprint what `recipe` names.
 
     `parent_keys` are the artifact keys of the parent's own recipe, where it has one. Raises
-    `CorpusError` and `ParentError`.
+    `CorpusError`, `ParentError` and, for weights of sources that are not there, `RecipeError`.
     """
     table = recipe.corpus
     corpus = load_corpus(table.files, text_field=table.text_field, max_bytes=table.max_bytes)
+    if table.weights:
+        check_weights(table.weights, tuple(dict.fromkeys(file.source for file in corpus.files)))
     parent, parent_key = _parent(recipe, store, parent_keys)
     tokenizer, tokenizer_key = _tokenizer(recipe, store.hashes, parent, parent_key)
     return Inputs(

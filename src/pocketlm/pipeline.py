@@ -136,7 +136,8 @@ def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
                     "seed": recipe.seed if at_random else None,
                     "positions": None if inputs.parent else max_positions(recipe)},
         "train": {"seed": recipe.seed, "device": hardware.device, "dtype": hardware.dtype,
-                  "table": train, **({"draw": DRAW} if draws(recipe.train) else {})},
+                  "table": train, **_mixed_by(recipe),
+                  **({"draw": DRAW} if draws(recipe.train) else {})},
         "evaluate": {"parent": inputs.parent_key, "corpus": inputs.corpus_key,
                      "seed": recipe.seed, "context": recipe.train.seq_len},
         "export": {"name": recipe.name, "parent": recipe.parent_name},
@@ -174,6 +175,11 @@ def _designed_by(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
     }
 
 
+def _mixed_by(recipe: Recipe) -> dict[str, Any]:
+    """Weights of sources, where there are any: they decide which blocks there are."""
+    return {"weights": recipe.corpus.weights} if recipe.corpus.weights else {}
+
+
 def _calibration_parts(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
     """What decides the measurements; nothing where no method looks at text."""
     if recipe.start != "parent" or not needs_blocks(recipe.inherit):
@@ -183,6 +189,7 @@ def _calibration_parts(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
         "parent": inputs.parent_key,
         "groups": groups_for(table),
         "blocks": [table.calibration_blocks, recipe.train.seq_len],
+        **_mixed_by(recipe),
     }
     if not learns_masks(table):
         return measured

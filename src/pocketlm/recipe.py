@@ -41,6 +41,9 @@ class CorpusTable(Table):
     """Column or key that holds the text in .jsonl and .parquet."""
     max_bytes: int | None = Field(default=None, ge=1)
     """Training text used at most, UTF-8 bytes; the held-out part is never cut. Default: all."""
+    weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    """Source (an entry of corpus.files, its last parts) -> how often a pass of training reads it:
+    2 twice, 0.5 every second block, 0 never (docs/4-train.md). Default: 1."""
 
 
 class CompactTable(Table):

@@ -12,6 +12,9 @@ class TrainTable(RoundsTable):
 
     seq_len: int = Field(default=256, ge=8)
     """Tokens of a block."""
+    document_mask: bool = False
+    """Documents that share a block do not see each other, and places count from each one's start
+    (SmolLM3). Default: a block is read as one text."""
     batch_tokens: int = Field(default=4096, ge=8)
     """Tokens of a step; at least one block."""
     learning_rate: float | None = Field(default=None, gt=0)
@@ -52,7 +55,8 @@ class TrainTable(RoundsTable):
     work, far less memory (activation checkpointing, arXiv 1604.06174)."""
     attention: Literal["auto", "query-blocks", "sdpa", "eager"] = "auto"
     """Attention of the step. `auto`: in a long run the fastest here, tried at its start; else
-    `query-blocks` on a processor and `sdpa`, torch's fused kernel, on a GPU."""
+    `query-blocks` on a processor and `sdpa`, torch's fused kernel, on a GPU. With `document_mask`
+    `sdpa`: query blocks take no mask."""
     compile: Literal["auto"] | bool = "auto"
     """Compile the step with torch.compile. `auto`: where the steps left save more than it costs."""
     engine: Literal["local"] = "local"
@@ -63,6 +67,15 @@ class TrainTable(RoundsTable):
         for key in ("batch_tokens", "micro_batch_tokens"):
             if (getattr(self, key) or self.seq_len) < self.seq_len:
                 raise ValueError(f"{key} is below one block of seq_len = {self.seq_len}")
+        return self
+
+    @model_validator(mode="after")
+    def _attention_takes_masks(self) -> "TrainTable":
+        if self.document_mask and self.attention == "query-blocks":
+            raise ValueError(
+                "document_mask: attention = 'query-blocks' takes no mask; choose auto, sdpa or "
+                "eager"
+            )
         return self
 
     @model_validator(mode="after")

@@ -64,6 +64,21 @@ def test_the_parent_is_renormalised_over_the_kept_tokens(
     np.testing.assert_allclose(losses_N[:4], by_hand.numpy(), rtol=1e-4)
 
 
+def test_the_parent_reads_documents_as_the_child_does(trained: tuple[Run, Materials]) -> None:
+    _, run = trained
+    masked = replace(run, recipe=load_recipe_like(run.recipe, document_mask=True))
+    blocks = _train_blocks(run)
+    plain, given = references_for(run, blocks), references_for(masked, blocks)
+    assert plain.parent_losses is not None
+    assert given.parent_losses is not None
+    differ_N = ~np.isclose(given.parent_losses(), plain.parent_losses(), rtol=1e-4)
+    cut_N = (blocks.positions(np.arange(len(blocks)))[:, 1:] == 0).any(axis=1)
+    assert not differ_N[~cut_N].any()
+    assert differ_N[cut_N].mean() > 0.9
+    assert given.held_out is not None
+    assert len(given.held_out) > 0
+
+
 def test_a_run_keeps_its_curves_and_counts_what_it_cost(trained: tuple[Run, Materials]) -> None:
     run, materials = trained
     artifact = run.artifacts["train"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from pocketlm.cli.corpus import corpus
 from pocketlm.cli.options import printable
 from pocketlm.cli.verbs import app
 from pocketlm.errors import Interrupted, PocketLMError
@@ -19,6 +20,10 @@ from pocketlm.hardware import PROCESS_SETTINGS, restart_with
 
 # Typer carries its own click; this is the public way to the class of wrong words and options.
 UsageError: Any = typer.BadParameter.__bases__[0]
+
+app.command()(corpus)
+
+_TYPER_INTERRUPTED = 130  # what it makes of a KeyboardInterrupt inside a verb, without a word
 
 
 def main() -> None:
@@ -36,19 +41,24 @@ def run(arguments: list[str]) -> int:
     """Do what `arguments` say and return the exit code: errors are one line, no traceback."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # parents are folders: nothing is ever fetched
     try:
-        return int(app(arguments, prog_name="pocketlm", standalone_mode=False) or 0)
+        code = int(app(arguments, prog_name="pocketlm", standalone_mode=False) or 0)
+        return _interrupted() if code == _TYPER_INTERRUPTED else code
     except UsageError as error:
         return _fail(error.format_message(), error.exit_code)
     except PocketLMError as error:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        kept = "interrupted; finished stages are kept, the same command continues"
-        return _fail(kept, Interrupted.exit_code)
+        return _interrupted()
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:  # no space left, no permission: the system's words say which file
         return _fail(str(error), 1)
+
+
+def _interrupted() -> int:
+    kept = "interrupted; finished stages are kept, the same command continues"
+    return _fail(kept, Interrupted.exit_code)
 
 
 def _fail(message: str, exit_code: int) -> int:

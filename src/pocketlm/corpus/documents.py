@@ -39,6 +39,8 @@ class Survey:
     num_bad_lines: int
     train_limit: int
     """Training documents whose rank is at or above this are left out (`corpus.max_bytes`)."""
+    train_bytes: Mapping[str, int]
+    """UTF-8 bytes of the training split by source, in the order of the sources."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Corpus:
         num_bad_lines = 0
         num_documents: Counter[Split] = Counter()
         num_bytes: Counter[Split] = Counter()
-        train: list[tuple[int, int]] = []
+        train: list[tuple[int, int, str]] = []
         for document in self._all():
             if document is None:
                 num_bad_lines += 1
@@ -91,7 +93,7 @@ class Corpus:
             num_documents[where] += 1
             num_bytes[where] += size
             if where == "train":
-                train.append((rank, size))
+                train.append((rank, size, document.source))
         for split in SPLITS:
             if not num_documents[split]:
                 raise CorpusError(
@@ -100,7 +102,10 @@ class Corpus:
                 )
         limit, kept_bytes, kept = _rank_limit(train, self.max_bytes)
         num_bytes["train"], num_documents["train"] = kept_bytes, kept
-        return Survey(num_documents, num_bytes, num_bad_lines, limit)
+        by_source = dict.fromkeys((file.source for file in self.files), 0)
+        for rank, size, source in train:
+            by_source[source] += size if rank < limit else 0
+        return Survey(num_documents, num_bytes, num_bad_lines, limit, by_source)
 
     def _all(self, files: Sequence[TextFile] | None = None) -> Iterator[Document | None]:
         """Every document; None for each line that holds none."""
@@ -153,10 +158,10 @@ def cut_text(text: str, max_bytes: int) -> Iterator[str]:
         yield raw[start:].decode()
 
 
-def _rank_limit(train: list[tuple[int, int]], max_bytes: int | None) -> tuple[int, int, int]:
+def _rank_limit(train: list[tuple[int, int, str]], max_bytes: int | None) -> tuple[int, int, int]:
     """Rank limit, bytes and documents of the lowest-ranked texts that fit into `max_bytes`."""
     total = 0
-    for count, (rank, size) in enumerate(sorted(train)):
+    for count, (rank, size, _) in enumerate(sorted(train)):
         if max_bytes is not None and total + size > max_bytes:
             if not count:
                 raise CorpusError(

@@ -5,20 +5,34 @@ Shapes: B blocks, T tokens, V vocabulary, D hidden.
 
 from typing import TYPE_CHECKING
 
+from pocketlm.errors import StageError
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
 
-def block_losses(network: "PreTrainedModel", ids_BT1: "torch.Tensor") -> "torch.Tensor":
+_MASKING = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
+"""Attention that transformers gives a mask, or ends of documents, made from the places."""
+
+
+def block_losses(
+    network: "PreTrainedModel",
+    ids_BT1: "torch.Tensor",
+    place_BT: "torch.Tensor | None" = None,
+) -> "torch.Tensor":
     """Mean cross-entropy of each block, nats per token, float32, shape (B,).
 
     `ids_BT1` holds T + 1 ids a block: inputs and, shifted by one, targets. The mean of the result
-    is the usual training loss, since all blocks are equally long.
+    is the usual training loss, since all blocks are equally long. With `place_BT`, the place of
+    each input in its document, no token sees another document. Raises `StageError` where the
+    network's attention would not keep to that.
     """
     from torch.nn.functional import cross_entropy
 
-    logits_BTV = network(input_ids=ids_BT1[:, :-1], use_cache=False).logits
+    _check_mask(network, place_BT)
+    # transformers makes the mask from places that begin anew (`find_packed_sequence_indices`).
+    logits_BTV = network(input_ids=ids_BT1[:, :-1], position_ids=place_BT, use_cache=False).logits
     losses_BT = cross_entropy(
         logits_BTV.float().flatten(0, 1), ids_BT1[:, 1:].flatten(), reduction="none"
     )
@@ -26,7 +40,11 @@ def block_losses(network: "PreTrainedModel", ids_BT1: "torch.Tensor") -> "torch.
 
 
 def summed_loss(
-    network: "PreTrainedModel", ids_BT1: "torch.Tensor", *, chunked: bool
+    network: "PreTrainedModel",
+    ids_BT1: "torch.Tensor",
+    place_BT: "torch.Tensor | None" = None,
+    *,
+    chunked: bool,
 ) -> tuple["torch.Tensor", "torch.Tensor"]:
     """Sum of `block_losses`, to call backward on, and the losses (B,) without a gradient.
 
@@ -34,12 +52,22 @@ def summed_loss(
     same numbers but for rounding.
     """
     if not chunked:
-        losses_B = block_losses(network, ids_BT1)
+        losses_B = block_losses(network, ids_BT1, place_BT)
         return losses_B.sum(), losses_B.detach()
     from pocketlm.model.chunked_loss import chunked_loss
 
-    x_BTD = network.base_model(input_ids=ids_BT1[:, :-1], use_cache=False).last_hidden_state
+    _check_mask(network, place_BT)
+    body = network.base_model(input_ids=ids_BT1[:, :-1], position_ids=place_BT, use_cache=False)
+    x_BTD = body.last_hidden_state
     head_VD = network.get_output_embeddings().weight
     total, losses_N = chunked_loss(x_BTD.flatten(0, 1), head_VD, ids_BT1[:, 1:].flatten())
     num_tokens = ids_BT1.shape[1] - 1
     return total / num_tokens, losses_N.view(-1, num_tokens).mean(dim=1)
+
+
+def _check_mask(network: "PreTrainedModel", place_BT: "torch.Tensor | None") -> None:
+    attention = network.config._attn_implementation
+    if place_BT is not None and attention not in _MASKING:
+        raise StageError(
+            f"[train] document_mask: attention {attention!r} takes no mask; choose sdpa or eager"
+        )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +22,8 @@ def proxy_training(run: Materials) -> Callable[[Shape, float, int], float]:
     recipe, table = run.recipe, run.recipe.train
 
     @cache
-    def text() -> tuple[Blocks, BitsPerByte]:
-        tokenizer = run.tokenizer()
-        return _blocks(run, tokenizer), choosing_bits(run)
+    def text() -> tuple["np.ndarray[Any, np.dtype[np.int64]]", BitsPerByte]:
+        return _tokens(run, run.tokenizer()), choosing_bits(run)
 
     def bits_per_byte(shape: Shape, share: float, seed: int) -> float:
         import torch
@@ -31,10 +31,8 @@ def proxy_training(run: Materials) -> Callable[[Shape, float, int], float]:
         from pocketlm.model.start import base_config, constant
         from pocketlm.stages.train import train
 
-        blocks, score = text()
-        part = Blocks(
-            blocks.tokens[: int(share * len(blocks.tokens))], blocks.seq_len, blocks.bytes_per_token
-        )
+        tokens, score = text()
+        part = Blocks(tokens[: int(share * len(tokens))], table.seq_len)
         config = base_config(shape, max_positions=max_positions(recipe), bos_id=None, eos_id=None)
         child = constant(config, shape, torch.Generator().manual_seed(seed))
         settings = table.model_dump() | {"rounds": 1}
@@ -44,15 +42,12 @@ def proxy_training(run: Materials) -> Callable[[Shape, float, int], float]:
     return bits_per_byte
 
 
-def _blocks(run: Materials, tokenizer: Tokenizer) -> Blocks:
+def _tokens(run: Materials, tokenizer: Tokenizer) -> "np.ndarray[Any, np.dtype[np.int64]]":
     wanted = run.recipe.design.proxy_tokens
     ids: list[int] = []
-    num_bytes = 0
     for text in run.inputs.corpus.texts("train"):
         new = tokenizer.encode(text)
         ids += new if tokenizer.eos_id is None else [*new, tokenizer.eos_id]
-        num_bytes += len(text.encode())
         if len(ids) > wanted:
             break
-    tokens = np.array(ids[: wanted + 1])
-    return Blocks(tokens, run.recipe.train.seq_len, num_bytes / max(1, len(ids)))
+    return np.array(ids[: wanted + 1])

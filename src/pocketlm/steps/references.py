@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pocketlm.corpus.blocks import Blocks
-from pocketlm.corpus.shards import open_shard
+from pocketlm.corpus.shards import open_tokens
 from pocketlm.hardware import resolve_hardware
 from pocketlm.model.checkpoint import open_checkpoint
 from pocketlm.steps.materials import Materials
@@ -57,7 +57,10 @@ def parent_losses(run: Materials, blocks: Blocks) -> Callable[[], FloatArray]:
             for start in range(0, len(blocks), at_once):
                 block_B = np.arange(start, min(start + at_once, len(blocks)))
                 ids_BT1 = torch.from_numpy(blocks.batch(block_B)).to(device)
-                loss_N[block_B] = block_losses(network, ids_BT1).cpu().numpy()
+                place_BT = None
+                if table.document_mask:
+                    place_BT = torch.from_numpy(blocks.positions(block_B)).to(device)
+                loss_N[block_B] = block_losses(network, ids_BT1, place_BT).cpu().numpy()
                 advance(block_B.size)
         return loss_N
 
@@ -80,8 +83,5 @@ def _narrow_parent(run: Materials) -> Any:
 
 def _held_out(run: Materials) -> Blocks | None:
     """The choosing split, tokenised like the training text; None where it is empty."""
-    if not run.made["tokens"].path("choose.ds").stat().st_size:
-        return None
-    num_tokens = int(run.made["compact"].scores["vocab_size"].value)
-    shard = open_shard(run.made["tokens"].folder, "choose", num_tokens=num_tokens)
-    return Blocks(shard.tokens, run.recipe.train.seq_len)
+    row = open_tokens(run.made["tokens"].folder, "choose")
+    return Blocks(row, run.recipe.train.seq_len) if len(row) else None

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pocketlm.artifact import Artifact, Score
-from pocketlm.corpus.shards import open_shard, write_shards
+from pocketlm.corpus.shards import open_tokens, write_shards
 from pocketlm.corpus.tokenizer import train_tokenizer
 from pocketlm.corpus.tokenizer_files import load_tokenizer
 from pocketlm.model.checkpoint import open_checkpoint
@@ -60,12 +60,11 @@ def compact_step(run: Materials, files: Path, resume: Path) -> Scores:
 
 def tokens_step(run: Materials, files: Path, resume: Path) -> Scores:
     """The training and choosing text as token ids, in datatrove's layout."""
-    tokenizer = run.tokenizer()
-    write_shards(run.inputs.corpus, tokenizer, files, progress=run.progress)
-    shard = open_shard(files, "train", num_tokens=tokenizer.num_tokens)
+    write_shards(run.inputs.corpus, run.tokenizer(), files, resume=resume, progress=run.progress)
+    row = open_tokens(files, "train")
     return {
-        "train_tokens": Score(len(shard.tokens), "tokens"),
-        "train_bytes": Score(shard.num_bytes, "bytes"),
+        "train_tokens": Score(len(row), "tokens"),
+        "train_bytes": Score(row.num_bytes, "bytes"),
     }
 
 

@@ -8,7 +8,9 @@ import numpy as np
 
 from pocketlm.artifact import Score
 from pocketlm.corpus.blocks import Blocks
-from pocketlm.corpus.shards import open_shard
+from pocketlm.corpus.mixture import mix
+from pocketlm.corpus.shards import open_tokens
+from pocketlm.errors import DamagedArtifact
 from pocketlm.inputs import max_positions
 from pocketlm.method import pick
 from pocketlm.model.checkpoint import load_child, open_checkpoint, save_child
@@ -67,10 +69,15 @@ def _load_calibration(folder: Path) -> "Calibration | None":
 
 
 def _train_blocks(run: Materials) -> Blocks:
-    tokens, seq_len = run.made["tokens"], run.recipe.train.seq_len
-    num_tokens = int(run.made["compact"].scores["vocab_size"].value)
-    shard = open_shard(tokens.folder, "train", num_tokens=num_tokens)
-    return Blocks(shard.tokens, seq_len, shard.num_bytes / len(shard.tokens))
+    tokens, seq_len = run.made["tokens"].folder, run.recipe.train.seq_len
+    row, weights = open_tokens(tokens, "train"), run.recipe.corpus.weights
+    if not weights:
+        return Blocks(row, seq_len)
+    if not all(span.source for span in row.spans):
+        raise DamagedArtifact(
+            f"{tokens}: made before sources were kept; weights need --redo tokens"
+        )
+    return Blocks(row, seq_len, mixture=mix(row.spans, weights, seq_len))
 
 
 def inherit_step(run: Materials, files: Path, resume: Path) -> Scores:
@@ -156,7 +163,7 @@ def _train_scores(run: Materials, trained: "Trained", blocks: Blocks) -> Scores:
     flops = _train_flops(run, trained, blocks.seq_len)
     scores = {
         "tokens": Score(last["tokens"], "tokens"),
-        "bytes": Score(round(last["tokens"] * blocks.bytes_per_token), "bytes"),
+        "bytes": Score(trained.num_bytes, "bytes"),
         "flops": Score(flops, "FLOP, scoring included"),
         "loop_seconds": Score(last["seconds"], "s, scoring included"),
         "skipped_steps": Score(trained.num_skipped, "steps"),

@@ -37,7 +37,7 @@ class MemoryCorpus:
     @property
     def survey(self) -> Survey:
         sizes = {s: sum(len(t.encode()) for t in self.texts(s)) for s in SPLITS}
-        return Survey(dict.fromkeys(SPLITS, 1), sizes, 0, 2**64)
+        return Survey(dict.fromkeys(SPLITS, 1), sizes, 0, 2**64, {})
 
 
 @pytest.fixture(scope="session")

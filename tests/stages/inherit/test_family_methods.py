@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,9 +96,9 @@ def test_auto_is_the_best_that_family_and_text_allow(
     checkpoint = open_checkpoint(family_parent("llama"))
     shape = replace(checkpoint.shape, layers=3, hidden=32, heads=4, kv_heads=2, ffn=24)
 
-    def child(**settings: object) -> dict[str, torch.Tensor]:
+    def child(**settings: Any) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng(0)
-        return dict(inherit(checkpoint, shape, EVERY_TOKEN, rng=rng, **settings).tensors)  # type: ignore[arg-type]  # settings of a test
+        return dict(inherit(checkpoint, shape, EVERY_TOKEN, rng=rng, **settings).tensors)
 
     def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
         return all(torch.equal(one[name], other[name]) for name in one)

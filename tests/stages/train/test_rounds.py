@@ -165,12 +165,12 @@ def test_kills_change_nothing(
     for limit in (9, 21, 17):
         calls = 0
 
-        def killed(self: Step, ids: Any, *, name: str, limit: int = limit) -> torch.Tensor:
+        def killed(self: Step, *batch: Any, name: str, limit: int = limit) -> torch.Tensor:
             nonlocal calls
             calls += 1
             if calls > limit:
                 raise KeyboardInterrupt
-            losses_B: torch.Tensor = usual[name](self, ids)
+            losses_B: torch.Tensor = usual[name](self, *batch)
             return losses_B
 
         for name in usual:
@@ -195,11 +195,11 @@ def test_a_signal_in_the_scoring_pass_keeps_what_is_scored(
 
     whole, frozen, scored = run(child, blocks), Learner._frozen_losses, []
 
-    def signalled(self: Learner, ids: Any) -> Any:
-        scored.append(len(ids))
+    def signalled(self: Learner, blocks: Blocks, block_B: Any) -> Any:
+        scored.append(len(block_B))
         if len(scored) == 4:
             os.kill(os.getpid(), signal.SIGTERM)
-        return frozen(self, ids)
+        return frozen(self, blocks, block_B)
 
     monkeypatch.setattr(Learner, "_frozen_losses", signalled)
     with pytest.raises(Interrupted, match="while scoring"):

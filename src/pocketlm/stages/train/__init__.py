@@ -56,6 +56,8 @@ class Trained:
     """Blocks the parent scored."""
     passed_over: tuple[str, ...]
     """Damaged checkpoints that a resume refused, by name."""
+    num_bytes: int
+    """UTF-8 bytes read by the steps of all rounds."""
     num_skipped: int
     """Steps left out because loss or gradient was not finite."""
     choices: Mapping[str, Any]
@@ -89,15 +91,17 @@ def train(
     sizes = round_sizes(table, num_blocks)
     learner = Learner(child, blocks, table, sizes, bits_per_byte, references)
     learner.resume(checkpoints)
+    num_bytes = 0
     for number in range(table.rounds):
         chosen_K = None
         if number and sizes[number] < num_blocks:
             chosen_K = learner.hard_blocks(number, key=keys[2 * number], progress=progress)
         learner.run_round(number, chosen_K, key=keys[2 * number + 1], progress=progress)
-    return _trained(learner)
+        num_bytes += blocks.num_bytes(chosen_K)
+    return _trained(learner, num_bytes)
 
 
-def _trained(learner: "Learner") -> Trained:
+def _trained(learner: "Learner", num_bytes: int) -> Trained:
     choice = learner.choice
     return Trained(
         child=learner.child(),
@@ -110,6 +114,7 @@ def _trained(learner: "Learner") -> Trained:
         num_scored=choice.num_scored,
         num_parent_scored=choice.num_parent_scored,
         passed_over=learner.passed_over,
+        num_bytes=num_bytes,
         num_skipped=learner.num_skipped,
         choices=learner.choices.as_dict(),
     )

@@ -60,6 +60,7 @@ def usual_choices(shape: Shape, table: TrainTable, device: str) -> Choices:
     if attention == "auto":
         kept = attention_weight_bytes(shape, table.batch_tokens, table.seq_len)
         blocks = device == "cpu" and kept <= _ATTENTION_SHARE * memory
+        blocks = blocks and not table.document_mask  # query blocks take no mask
         attention = QUERY_BLOCKS if blocks else "sdpa"
     if table.compile is True and not has_compiler(device):
         raise RecipeError("[train] compile = true: needs g++ or clang++ on PATH (or false)")

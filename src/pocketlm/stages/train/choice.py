@@ -131,7 +131,7 @@ class Choice:
             while self._num_in_pass < num_blocks:
                 stop = min(self._num_in_pass + at_once, num_blocks)
                 block_B = np.arange(self._num_in_pass, stop)
-                scores_N[block_B] = self._losses(self._blocks.batch(block_B))
+                scores_N[block_B] = self._losses(self._blocks, block_B)
                 advance(block_B.size)
                 self._num_in_pass = stop
                 pause()

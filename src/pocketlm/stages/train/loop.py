@@ -55,7 +55,7 @@ class Learner:
     ) -> None:
         self._compute = Step(child, table)
         self._network = self._compute.network
-        self._reader = Reader(blocks, self._compute.device)
+        self._reader = Reader(blocks, self._compute.device, places=table.document_mask)
         self._config = child.config
         self._blocks, self._table, self._bits_per_byte = blocks, table, bits_per_byte
         self._batch_size = table.batch_tokens // table.seq_len
@@ -176,11 +176,11 @@ class Learner:
 
     def _try(self) -> None:
         """Choose by trying, where the run is long enough for it to pay."""
-        ids_BT1 = self._reader.take(np.arange(min(self._batch_size, len(self._blocks))))
+        batch = self._reader.take(np.arange(min(self._batch_size, len(self._blocks))))
 
         def once(choices: Choices) -> None:
             self._compute.choose(choices)
-            self._compute.gradients(ids_BT1)
+            self._compute.gradients(*batch)
             self._compute.clear()
 
         left, device = self._first_step[-1], self._compute.device.type
@@ -191,7 +191,7 @@ class Learner:
     def _update(self, block_B: IntArray) -> None:
         """One optimizer step; its results are read every few steps."""
         self._rate = self._peak_rate * self._rate_share()
-        outcome = self._compute.update(self._reader.take(block_B), rate=self._rate)
+        outcome = self._compute.update(*self._reader.take(block_B), rate=self._rate)
         self._unread.append((self._step, block_B, outcome))
         if len(self._unread) >= _FETCH_EVERY[self._compute.device.type]:
             self._fetch()
@@ -213,10 +213,9 @@ class Learner:
                     "learning_rate"
                 )
 
-    def _frozen_losses(self, ids_BT1: IntArray) -> Scores:
+    def _frozen_losses(self, blocks: Blocks, block_B: IntArray) -> Scores:
         """Losses of blocks under the child as it stands, shape (B,)."""
-        losses_B = self._compute.losses(torch.from_numpy(ids_BT1).to(self._compute.device))
-        scores_B: Scores = losses_B.cpu().numpy()
+        scores_B: Scores = self._compute.losses(*self._reader.read(blocks, block_B)).cpu().numpy()
         return scores_B
 
     def _rate_share(self) -> float:

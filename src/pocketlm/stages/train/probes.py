@@ -21,8 +21,10 @@ _YARDSTICK_SHARE = 1500  # one block for so many: 45 looks then cost 1 % of a pa
 _AT_ONCE = 16
 
 Row = dict[str, float]
-FrozenLosses = Callable[[IntArray], FloatArray]
-"""Ids, shape (B, T + 1) -> loss of each block, nats per token, nothing learned."""
+FrozenLosses = Callable[[Blocks, IntArray], FloatArray]
+"""Numbers of blocks, shape (B,) -> loss of each, nats per token, nothing learned."""
+Fixed = tuple[Blocks, IntArray]
+"""Some blocks, by their numbers."""
 
 
 @dataclass(frozen=True)
@@ -32,18 +34,18 @@ class ProbePlan:
     steps: frozenset[int]
     part_steps: tuple[int, ...]
     """The first step that trains on each part."""
-    ids: tuple[IntArray, ...]
-    """Ids of the yardstick and of each part, shape (B, T + 1)."""
+    sets: tuple[Fixed, ...]
+    """The yardstick and each part."""
 
     @property
     def num_blocks(self) -> int:
         """Blocks scored at each look."""
-        return sum(len(ids_BT1) for ids_BT1 in self.ids)
+        return sum(block_B.size for _, block_B in self.sets)
 
     def look(self, losses: FrozenLosses) -> Row:
         """Mean loss of each set, nats per token: yardstick, part_1, part_2, ..."""
-        names = ["yardstick", *(f"part_{n}" for n in range(1, len(self.ids)))]
-        return {n: _mean(losses, ids) for n, ids in zip(names, self.ids, strict=True)}
+        names = ["yardstick", *(f"part_{n}" for n in range(1, len(self.sets)))]
+        return {n: _mean(losses, *one) for n, one in zip(names, self.sets, strict=True)}
 
 
 def plan_probes(
@@ -73,7 +75,7 @@ def plan_probes(
     return ProbePlan(
         steps=frozenset(steps | {*before.tolist(), *after.tolist()}),
         part_steps=tuple(before.tolist()),
-        ids=(_yardstick(blocks, held_out), *(blocks.batch(part_B) for part_B in parts)),
+        sets=(_yardstick(blocks, held_out), *((blocks, part_B) for part_B in parts)),
     )
 
 
@@ -84,13 +86,14 @@ def trend_of(rows: Sequence[Row]) -> Trend:
     return lambda step_B: np.interp(np.log1p(step_B), step_R, loss_R)
 
 
-def _yardstick(blocks: Blocks, held_out: Blocks | None) -> IntArray:
+def _yardstick(blocks: Blocks, held_out: Blocks | None) -> Fixed:
     source = held_out if held_out is not None and len(held_out) else blocks
     least, most = _YARDSTICK_BLOCKS
     wanted = min(most, max(least, len(blocks) // _YARDSTICK_SHARE), len(source))
-    return source.batch(np.linspace(0, len(source) - 1, wanted).round().astype(np.int64))
+    return source, np.linspace(0, len(source) - 1, wanted).round().astype(np.int64)
 
 
-def _mean(losses: FrozenLosses, ids_BT1: IntArray) -> float:
-    chunks = [ids_BT1[start : start + _AT_ONCE] for start in range(0, len(ids_BT1), _AT_ONCE)]
-    return float(np.concatenate([losses(chunk) for chunk in chunks]).mean(dtype=np.float64))
+def _mean(losses: FrozenLosses, blocks: Blocks, block_B: IntArray) -> float:
+    chunks = [block_B[start : start + _AT_ONCE] for start in range(0, block_B.size, _AT_ONCE)]
+    losses_B = np.concatenate([losses(blocks, chunk_B) for chunk_B in chunks])
+    return float(losses_B.mean(dtype=np.float64))

@@ -22,7 +22,7 @@ from pocketlm.recipe import TrainTable
 from pocketlm.stages.train.automatic import Choices, usual_choices
 from pocketlm.stages.train.optim import OPTIMIZERS
 
-Loss = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Loss = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,13 @@ class Step:
             # Only whole micro-batches: a last, smaller one would be compiled for itself alone.
             self._compiled = torch.compile(self._loss, dynamic=False)
 
-    def losses(self, ids_BT1: torch.Tensor) -> torch.Tensor:
-        """Loss of each block (B,), nats per token, without a gradient."""
+    def losses(self, ids_BT1: torch.Tensor, place_BT: torch.Tensor | None = None) -> torch.Tensor:
+        """Loss of each block (B,), nats per token, without a gradient; `place_BT`: places of the
+        inputs in their documents, which then do not see each other."""
         self.network.eval()
         with torch.inference_mode(), self._arithmetic():
-            pieces = torch.split(ids_BT1, self.choices.micro_blocks)
-            losses_B = torch.cat([block_losses(self.network, ids) for ids in pieces])
+            pieces = self._pieces(ids_BT1, place_BT)
+            losses_B = torch.cat([block_losses(self.network, *piece) for piece in pieces])
         self.network.train()
         return losses_B
 
@@ -83,13 +84,15 @@ class Step:
             self.network.train()
             self.network.set_attn_implementation(self.choices.attention)
 
-    def gradients(self, ids_BT1: torch.Tensor) -> torch.Tensor:
+    def gradients(
+        self, ids_BT1: torch.Tensor, place_BT: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Add the gradient of the mean loss to the parameters'; returns the losses (B,)."""
         losses = []
-        for ids in torch.split(ids_BT1, self.choices.micro_blocks):
+        for ids, places in self._pieces(ids_BT1, place_BT):
             whole = len(ids) == self.choices.micro_blocks
             loss = self._compiled if self._compiled and whole else self._loss
-            total, losses_B = loss(ids)
+            total, losses_B = loss(ids, places)
             (total / len(ids_BT1)).backward()  # type: ignore[no-untyped-call]  # torch: no types
             losses.append(losses_B)
         return torch.cat(losses)
@@ -98,9 +101,11 @@ class Step:
         """Forget all gradients."""
         self.network.zero_grad(set_to_none=True)
 
-    def update(self, ids_BT1: torch.Tensor, *, rate: float) -> Outcome:
+    def update(
+        self, ids_BT1: torch.Tensor, place_BT: torch.Tensor | None = None, *, rate: float
+    ) -> Outcome:
         """One update at this rate; none if a loss or the gradient is not finite."""
-        losses_B = self.gradients(ids_BT1)
+        losses_B = self.gradients(ids_BT1, place_BT)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._clip)
         finite = torch.isfinite(losses_B).all() & torch.isfinite(norm)
         for optimizer in self.optimizers:
@@ -111,10 +116,20 @@ class Step:
         self.clear()
         return Outcome(losses_B, norm)
 
-    def _loss(self, ids_BT1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _pieces(
+        self, ids_BT1: torch.Tensor, place_BT: torch.Tensor | None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Micro-batches of ids and, where there are any, of places."""
+        for start in range(0, len(ids_BT1), self.choices.micro_blocks):
+            piece = slice(start, start + self.choices.micro_blocks)
+            yield ids_BT1[piece], None if place_BT is None else place_BT[piece]
+
+    def _loss(
+        self, ids_BT1: torch.Tensor, place_BT: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         with self._arithmetic():
             chunked = self.choices.cross_entropy == "chunked"
-            return summed_loss(self.network, ids_BT1, chunked=chunked)
+            return summed_loss(self.network, ids_BT1, place_BT, chunked=chunked)
 
     def _arithmetic(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bfloat16)
