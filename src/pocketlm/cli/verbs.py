@@ -266,16 +266,37 @@ def _up_to(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    from pocketlm import pipeline
+    from pocketlm.hardware import ranks
 
     found = load(recipe, settings)
-    run = pipeline.make(found, out=out, until=stage, redo=redo, progress=progress(quiet))
+    if ranks().count > 1:
+        run = _together(found, recipe, out, settings, redo, quiet)
+        if run is None:
+            return
+    else:
+        from pocketlm import pipeline
+
+        run = pipeline.make(found, out=out, until=stage, redo=redo, progress=progress(quiet))
     if as_json:
         print_json(_flat(run))
         return
     for name, score in run.artifacts[stage].scores.items():
         typer.echo(f"{name:<28} {score.value:<12.6g} {score.unit}")
     typer.echo(f"\n{stage}  {run.artifacts[stage].folder}")
+
+
+def _together(
+    found: Any, recipe: Path, out: Path, settings: list[str] | None, redo: str | None, quiet: bool
+) -> Any:
+    import shlex
+
+    from pocketlm.hardware import ranks
+    from pocketlm.together import train_together
+
+    changes = [word for setting in settings or [] for word in ("--set", setting)]
+    before = shlex.join(["pocketlm", "inherit", str(recipe), "--out", str(out), *changes])
+    shown = progress(quiet or ranks().number > 0)
+    return train_together(found, out=out, redo=redo, before=before, progress=shown)
 
 
 def _write_report(run: Any) -> Path:

@@ -56,8 +56,8 @@ class Trained:
     """Blocks the parent scored."""
     passed_over: tuple[str, ...]
     """Damaged checkpoints that a resume refused, by name."""
-    num_skipped: int
-    """Steps left out because loss or gradient was not finite."""
+    skipped: tuple[Mapping[str, Any], ...]
+    """The step and the blocks of each update left out because loss or gradient was not finite."""
     choices: Mapping[str, Any]
     """What the run decided by itself: attention, compile, micro_blocks, cross_entropy."""
 
@@ -89,6 +89,11 @@ def train(
     sizes = round_sizes(table, num_blocks)
     learner = Learner(child, blocks, table, sizes, bits_per_byte, references)
     learner.resume(checkpoints)
+    if learner.passed_over:
+        progress.warn(
+            f"damaged checkpoints are passed over: {', '.join(learner.passed_over)}; going on from "
+            f"step {learner.step}"
+        )
     for number in range(table.rounds):
         chosen_K = None
         if number and sizes[number] < num_blocks:
@@ -101,8 +106,8 @@ def _trained(learner: "Learner") -> Trained:
     choice = learner.choice
     return Trained(
         child=learner.child(),
-        log=tuple(learner.log),
-        checks=tuple(learner.checks),
+        log=tuple(learner.journal.log),
+        checks=tuple(learner.journal.checks),
         ledger_N=choice.ledger_N,
         effective_sizes=tuple(choice.effective_sizes),
         probes=tuple(choice.probes),
@@ -110,7 +115,7 @@ def _trained(learner: "Learner") -> Trained:
         num_scored=choice.num_scored,
         num_parent_scored=choice.num_parent_scored,
         passed_over=learner.passed_over,
-        num_skipped=learner.num_skipped,
+        skipped=tuple(learner.journal.skipped),
         choices=learner.choices.as_dict(),
     )
 

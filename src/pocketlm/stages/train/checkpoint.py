@@ -1,4 +1,6 @@
-"""Checkpoints a kill cannot spoil: new folder, fsync, sha256 manifest, rename; the last two stay.
+"""Checkpoints a kill cannot spoil: new folder, fsync, sha256 manifest, rename.
+
+The last two stay, and the one with the fewest bits per byte, where the run looks at those.
 
     step-000000120/  tensors.safetensors  state.json  manifest.json
 
@@ -13,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
 
 from pocketlm.artifact import sha256_of, sync
 from pocketlm.errors import StageError
@@ -31,10 +35,13 @@ class Checkpoint:
     state: Mapping[str, Any]
 
 
-def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` as folder/step-N; raises `StageError` if the disk has no room for it."""
-    from safetensors.torch import save_file
+def save_checkpoint(
+    folder: Path, step: int, checkpoint: Checkpoint, *, best_step: int | None = None
+) -> None:
+    """Write `checkpoint` as folder/step-N; the last two stay, and that of `best_step`.
 
+    Raises `StageError` if the disk has no room for it; the ones before it are whole then.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     needed = sum(t.numel() * t.element_size() for t in checkpoint.tensors.values())
     if shutil.disk_usage(folder).free < needed + 2**20:
@@ -43,6 +50,26 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
             "last checkpoint is kept"
         )
     work = folder / "writing"
+    try:
+        _write(work, checkpoint)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(work, ignore_errors=True)
+        raise StageError(
+            f"{folder}: step {step} could not be written ({error}); make room, the last "
+            "checkpoint is kept and the same command continues from it"
+        ) from None
+    target = folder / f"step-{step:09d}"
+    shutil.rmtree(target, ignore_errors=True)
+    os.rename(work, target)
+    sync(folder)
+    for old in _steps(folder)[:-_KEPT]:
+        if _step_of(old) != best_step:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(work: Path, checkpoint: Checkpoint) -> None:
+    from safetensors.torch import save_file
+
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     save_file(dict(checkpoint.tensors), work / "tensors.safetensors")
@@ -51,12 +78,6 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
     (work / "manifest.json").write_text(json.dumps(hashes), encoding="utf-8")
     for path in (*work.iterdir(), work):
         sync(path)
-    target = folder / f"step-{step:09d}"
-    shutil.rmtree(target, ignore_errors=True)
-    os.rename(work, target)
-    sync(folder)
-    for old in _steps(folder)[:-_KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def load_newest(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
@@ -81,4 +102,8 @@ def _intact(path: Path) -> bool:
 
 
 def _steps(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(folder.glob("step-*"), key=_step_of)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))

@@ -1,6 +1,7 @@
 """Batches read ahead: while a step computes, the next one's ids are gathered by a thread."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import torch
 
@@ -12,7 +13,10 @@ class Reader:
 
     def __init__(self, blocks: Blocks, device: torch.device) -> None:
         self._blocks, self._device = blocks, device
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="next-batch")
+        # A thread begins on the first GPU; memory is pinned for the one that is used.
+        gpu = torch.cuda.current_device() if device.type == "cuda" else None
+        begin = None if gpu is None else partial(torch.cuda.set_device, gpu)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="next-batch", initializer=begin)
         self._coming: dict[bytes, Future[torch.Tensor]] = {}
 
     def expect(self, block_B: IntArray) -> None:
