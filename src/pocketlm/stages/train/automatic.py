@@ -138,14 +138,6 @@ def device_bytes(device: str) -> int:
     return memory_bytes() // ranks().count_here
 
 
-def read_choices(state: Mapping[str, Any], table: TrainTable, device: str) -> Choices:
-    """The choices of a checkpoint's state; of one from before there were any, what was usual."""
-    if "choices" in state:
-        return Choices(**state["choices"])
-    attention = "eager" if device == "cpu" and table.seq_len <= 512 else "sdpa"
-    return Choices(attention, False, table.batch_tokens // table.seq_len, "full")
-
-
 def _fastest(
     rivals: Mapping[str, Choices], step: Callable[[Choices], object], device: str
 ) -> tuple[str, float]:

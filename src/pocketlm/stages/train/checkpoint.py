@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 _KEPT = 2
+_FORMAT = 2  # of what is in state.json; raised where an older one cannot be read
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ def _write(work: Path, checkpoint: Checkpoint) -> None:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     save_file(dict(checkpoint.tensors), work / "tensors.safetensors")
-    (work / "state.json").write_text(json.dumps(checkpoint.state), encoding="utf-8")
+    (work / "state.json").write_text(
+        json.dumps({**checkpoint.state, "format": _FORMAT}), encoding="utf-8"
+    )
     hashes = {name: sha256_of(work / name) for name in ("tensors.safetensors", "state.json")}
     (work / "manifest.json").write_text(json.dumps(hashes), encoding="utf-8")
     for path in (*work.iterdir(), work):
@@ -81,13 +84,20 @@ def _write(work: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_newest(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
-    """The newest checkpoint that matches its manifest, and the names of those passed over."""
+    """The newest checkpoint that matches its manifest, and the names of those passed over.
+
+    Raises `StageError` for one of another version of pocketlm.
+    """
     from safetensors.torch import load_file
 
     damaged: list[str] = []
     for path in reversed(_steps(folder)):
         if _intact(path):
             state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            if state.pop("format", 1) != _FORMAT:
+                raise StageError(
+                    f"{path}: of another version of pocketlm; delete {folder} to begin anew"
+                )
             return Checkpoint(load_file(path / "tensors.safetensors"), state), tuple(damaged)
         damaged.append(path.name)
     return None, tuple(damaged)

@@ -19,7 +19,7 @@ from pocketlm.method import pick
 from pocketlm.model.child import Child
 from pocketlm.progress import Progress
 from pocketlm.recipe import TrainTable
-from pocketlm.stages.train.automatic import Choices, read_choices, try_choices
+from pocketlm.stages.train.automatic import Choices, try_choices
 from pocketlm.stages.train.checkpoint import Checkpoint, load_newest, save_checkpoint
 from pocketlm.stages.train.choice import Choice
 from pocketlm.stages.train.distributed import Team
@@ -94,7 +94,7 @@ class Learner:
         self.journal.restore(state)
         updates = state["step"] - len(self.journal.skipped)
         restore_optimizer(self._compute.optimizers, self._network, tensors, updates)
-        self._compute.choose(read_choices(state, self._table, self._compute.device.type))
+        self._compute.choose(Choices(**state["choices"]))
         self._step, self._tokens = state["step"], state["tokens"]
         self._seconds = state["seconds"]
         # Sums depend on how work is divided: as many threads as before, or the bits differ.
