@@ -129,6 +129,10 @@ class Store:
             if path.stat().st_size != entry["bytes"] or self.hashes.sha256(path) != entry["sha256"]:
                 raise DamagedArtifact(f"{path}: differs from its manifest; {_remedy(path)}")
 
+    def resume_folder(self, name: str) -> Path:
+        """Where `build` lets the maker of STAGE-KEY keep its checkpoints."""
+        return self.folder / ".building" / name / "resume"
+
     def build(
         self,
         name: str,
@@ -155,7 +159,7 @@ class Store:
             files.mkdir(parents=True)
             started = time.monotonic()
             try:
-                scores = make(files, work / "resume")
+                scores = make(files, self.resume_folder(name))
                 manifest = self._manifest(name, files, about)
                 manifest["seconds"] = round(time.monotonic() - started, 3)
                 manifest["scores"] = {name: asdict(score) for name, score in scores.items()}

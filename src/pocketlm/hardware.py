@@ -34,6 +34,27 @@ class Hardware:
     """`float32` or `bfloat16`; weights are float32 in either case."""
 
 
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that torchrun started to work as one, and which of them this is."""
+
+    number: int = 0
+    """Of this process, from 0."""
+    count: int = 1
+    number_here: int = 0
+    """The same among those of this machine: its GPU."""
+    count_here: int = 1
+    """Those of this machine, which share its memory."""
+
+
+def ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
+    """What torchrun says in the environment; without it this process is alone."""
+    if "TORCHELASTIC_RUN_ID" not in environment:
+        return Ranks()
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    return Ranks(*(int(environment[name]) for name in names))
+
+
 def restart_with(settings: Mapping[str, str]) -> None:
     """Start this process again with `settings` in its environment, which libraries read once.
 

@@ -38,6 +38,9 @@ class Progress(Protocol):
     def task(self, label: str, total: float | None, unit: str) -> AbstractContextManager[Advance]:
         """One piece of counted work: `total` in `unit`, None where it is not known beforehand."""
 
+    def warn(self, text: str) -> None:
+        """Something went wrong and was dealt with."""
+
 
 class SilentProgress:
     """Says nothing."""
@@ -51,6 +54,9 @@ class SilentProgress:
     def task(self, label: str, total: float | None, unit: str) -> Iterator[Advance]:
         """An `Advance` that forgets."""
         yield lambda n, note="": None
+
+    def warn(self, text: str) -> None:
+        """Nothing."""
 
 
 SILENT: Progress = SilentProgress()
@@ -94,6 +100,10 @@ class RichProgress:
             if outermost:
                 bars.stop()
                 self._bars = None
+
+    def warn(self, text: str) -> None:
+        """A line of its own."""
+        self._say(f"warning: {_clean(text)}")
 
     def _line(self, work: "_Work", n: float, note: str) -> None:
         work.advance(n, note)

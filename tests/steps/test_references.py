@@ -51,7 +51,7 @@ def test_the_parent_is_renormalised_over_the_kept_tokens(
     blocks = _train_blocks(run)
     given = references_for(run, blocks)
     assert given.parent_losses is not None
-    losses_N = given.parent_losses()
+    losses_N = given.parent_losses()(np.arange(len(blocks)))
     assert losses_N.shape == (len(blocks),)
     kept = torch.from_numpy(np.load(run.made["compact"].path("kept_V.npy")))
     assert run.inputs.parent is not None

@@ -16,7 +16,7 @@ from pocketlm.cli.corpus import corpus
 from pocketlm.cli.options import printable
 from pocketlm.cli.verbs import app
 from pocketlm.errors import Interrupted, PocketLMError
-from pocketlm.hardware import PROCESS_SETTINGS, restart_with
+from pocketlm.hardware import PROCESS_SETTINGS, ranks, restart_with
 
 # Typer carries its own click; this is the public way to the class of wrong words and options.
 UsageError: Any = typer.BadParameter.__bases__[0]
@@ -40,6 +40,8 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Do what `arguments` say and return the exit code: errors are one line, no traceback."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # parents are folders: nothing is ever fetched
+    if ranks().count > 1 and arguments[:1] != ["train"]:
+        return _fail("torchrun starts `pocketlm train` and nothing else; run the rest alone", 2)
     try:
         code = int(app(arguments, prog_name="pocketlm", standalone_mode=False) or 0)
         return _interrupted() if code == _TYPER_INTERRUPTED else code
@@ -62,6 +64,8 @@ def _interrupted() -> int:
 
 
 def _fail(message: str, exit_code: int) -> int:
+    if exit_code in (2, Interrupted.exit_code) and ranks().number_here:
+        return exit_code  # the first process of this machine says the same
     typer.echo(f"pocketlm: {printable(' '.join(message.split()))}", err=True)
     return exit_code
 

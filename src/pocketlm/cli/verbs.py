@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from pocketlm.cli.making import flat, up_to, write_report
 from pocketlm.cli.options import (
     AsJson,
     Out,
@@ -58,9 +59,9 @@ def make(
 
     found = load(recipe, settings)
     run = pipeline.make(found, out=out, redo=redo, progress=progress(quiet))
-    report = _write_report(run)
+    report = write_report(run)
     if as_json:
-        print_json(_flat(run) | {"report": str(report)})
+        print_json(flat(run) | {"report": str(report)})
     else:
         for line in [*result_lines(run), "", f"report  {report}"]:
             typer.echo(printable(line))
@@ -97,7 +98,7 @@ def compact(
     if recipe is not None and (parent or tokenizer or corpus or vocab_size):
         raise RecipeError("a recipe names its parent, corpus and size; change them with --set")
     if recipe is not None:
-        _up_to("compact", recipe, out or Path("runs"), settings, redo, as_json, quiet)
+        up_to("compact", recipe, out or Path("runs"), settings, redo, as_json, quiet)
         return
     if out is None:
         raise RecipeError("--out DIR is missing: give a new folder for the result")
@@ -123,7 +124,7 @@ def _stage_command(stage: str) -> Callable[..., None]:
         as_json: AsJson = False,
         quiet: Quiet = False,
     ) -> None:
-        _up_to(stage, recipe, out, settings, redo, as_json, quiet)
+        up_to(stage, recipe, out, settings, redo, as_json, quiet)
 
     command.__doc__ = f"Make RECIPE up to and including {stage}."
     return command
@@ -255,46 +256,3 @@ def doctor(as_json: AsJson = False) -> None:
             typer.echo(f"{finding.state:<8} {finding.name:<18} {finding.text}")
     if any(finding.state == "missing" for finding in findings):
         raise typer.Exit(1)
-
-
-def _up_to(
-    stage: str,
-    recipe: Path,
-    out: Path,
-    settings: list[str] | None,
-    redo: str | None,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    from pocketlm import pipeline
-
-    found = load(recipe, settings)
-    run = pipeline.make(found, out=out, until=stage, redo=redo, progress=progress(quiet))
-    if as_json:
-        print_json(_flat(run))
-        return
-    for name, score in run.artifacts[stage].scores.items():
-        typer.echo(f"{name:<28} {score.value:<12.6g} {score.unit}")
-    typer.echo(f"\n{stage}  {run.artifacts[stage].folder}")
-
-
-def _write_report(run: Any) -> Path:
-    """The run's page; written again only if something was made since."""
-    from pocketlm.artifact import write_atomically
-
-    path: Path = run.folder / "report.html"
-    if not path.is_file() or path.stat().st_mtime < (run.folder / "run.json").stat().st_mtime:
-        from pocketlm.run_report import run_report
-        from pocketlm.summary import describe
-
-        write_atomically(path, run_report(describe(run)))
-    return path
-
-
-def _flat(run: Any) -> dict[str, Any]:
-    return {
-        "name": run.name,
-        "folder": str(run.folder),
-        "reused": sorted(run.reused),
-        **{name: score.value for name, score in run.scores.items()},
-    }

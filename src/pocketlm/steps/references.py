@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pocketlm.corpus.blocks import Blocks
+from pocketlm.corpus.blocks import Blocks, IntArray
 from pocketlm.corpus.shards import open_tokens
 from pocketlm.hardware import resolve_hardware
 from pocketlm.model.checkpoint import open_checkpoint
@@ -18,6 +18,7 @@ from pocketlm.steps.materials import Materials
 
 if TYPE_CHECKING:
     from pocketlm.stages.train import References
+    from pocketlm.stages.train.resample import BlockLosses
 
 FloatArray = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
@@ -34,37 +35,30 @@ def references_for(run: Materials, blocks: Blocks) -> "References":
     )
 
 
-def parent_losses(run: Materials, blocks: Blocks) -> Callable[[], FloatArray]:
-    """A pass of the parent over `blocks` in child ids: nats per token of each, shape (N,)."""
+def parent_losses(run: Materials, blocks: Blocks) -> "Callable[[], BlockLosses]":
+    """Reads the parent into memory; what it gives, in child ids, holds it there."""
 
-    def losses() -> FloatArray:
+    def open_parent() -> "BlockLosses":
         import torch
 
         from pocketlm.model.loss import block_losses
-        from pocketlm.stages.train.rounds import new_ledger
 
-        table = run.recipe.train
-        hardware = resolve_hardware(table.dtype)
+        hardware = resolve_hardware(run.recipe.train.dtype)
         device = torch.device(hardware.device)
-        network, loss_N = _narrow_parent(run).to(device), new_ledger(len(blocks))
-        at_once = max(1, table.batch_tokens // table.seq_len)
-        low = hardware.dtype == "bfloat16"
-        with (
-            run.progress.task("the parent scores blocks", len(blocks), "block") as advance,
-            torch.inference_mode(),
-            torch.autocast(device.type, dtype=torch.bfloat16, enabled=low),
-        ):
-            for start in range(0, len(blocks), at_once):
-                block_B = np.arange(start, min(start + at_once, len(blocks)))
-                ids_BT1 = torch.from_numpy(blocks.batch(block_B)).to(device)
-                place_BT = None
-                if table.document_mask:
-                    place_BT = torch.from_numpy(blocks.positions(block_B)).to(device)
-                loss_N[block_B] = block_losses(network, ids_BT1, place_BT).cpu().numpy()
-                advance(block_B.size)
-        return loss_N
+        network, low = _narrow_parent(run).to(device), hardware.dtype == "bfloat16"
+        masked = run.recipe.train.document_mask
 
-    return losses
+        def losses(block_B: IntArray) -> FloatArray:
+            ids_BT1 = torch.from_numpy(blocks.batch(block_B)).to(device)
+            cast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=low)
+            place_BT = torch.from_numpy(blocks.positions(block_B)).to(device) if masked else None
+            with torch.inference_mode(), cast:
+                loss_B: FloatArray = block_losses(network, ids_BT1, place_BT).cpu().numpy()
+            return loss_B
+
+        return losses
+
+    return open_parent
 
 
 def _narrow_parent(run: Materials) -> Any:

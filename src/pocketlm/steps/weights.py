@@ -119,12 +119,35 @@ def inherit_step(run: Materials, files: Path, resume: Path) -> Scores:
 
 
 def train_step(run: Materials, files: Path, resume: Path) -> Scores:
-    """All rounds, from the newest checkpoint in `resume` on."""
+    """All rounds, from the newest checkpoint in `resume` on; in a team, by all its processes."""
+    from pocketlm.stages.train.distributed import Team
+
+    Team.current().of_first(True)  # the others wait to hear whether there is anything to train
+    blocks = _train_blocks(run)
+    trained = _trained(run, blocks, resume)
+    save_child(trained.child, files)
+    np.save(files / "ledger_N.npy", trained.ledger_N)
+    write_json(files / "log.json", list(trained.log))
+    write_json(files / "checks.json", list(trained.checks))
+    write_json(files / "choices.json", dict(trained.choices))
+    if trained.skipped:
+        write_json(files / "skipped.json", list(trained.skipped))
+    if trained.probes:
+        probes = {"part_steps": trained.part_steps, "rows": list(trained.probes)}
+        write_json(files / "probes.json", probes)
+    return _train_scores(run, trained, blocks)
+
+
+def help_train(run: Materials, resume: Path) -> None:
+    """The part of `train_step` of a process that is not the team's first: computing."""
+    _trained(run, _train_blocks(run), resume)
+
+
+def _trained(run: Materials, blocks: Blocks, resume: Path) -> "Trained":
     from pocketlm.stages.train import train
 
     table = run.recipe.train
-    blocks = _train_blocks(run)
-    trained = train(
+    return train(
         load_child(run.made["inherit"].folder),
         blocks,
         rng=run.rng("train"),
@@ -134,15 +157,6 @@ def train_step(run: Materials, files: Path, resume: Path) -> Scores:
         progress=run.progress,
         **table.model_dump(),
     )
-    save_child(trained.child, files)
-    np.save(files / "ledger_N.npy", trained.ledger_N)
-    write_json(files / "log.json", list(trained.log))
-    write_json(files / "checks.json", list(trained.checks))
-    write_json(files / "choices.json", dict(trained.choices))
-    if trained.probes:
-        probes = {"part_steps": trained.part_steps, "rows": list(trained.probes)}
-        write_json(files / "probes.json", probes)
-    return _train_scores(run, trained, blocks)
 
 
 def _train_flops(run: Materials, trained: "Trained", seq_len: int) -> float:
@@ -166,7 +180,7 @@ def _train_scores(run: Materials, trained: "Trained", blocks: Blocks) -> Scores:
         "bytes": Score(trained.num_bytes, "bytes"),
         "flops": Score(flops, "FLOP, scoring included"),
         "loop_seconds": Score(last["seconds"], "s, scoring included"),
-        "skipped_steps": Score(trained.num_skipped, "steps"),
+        "skipped_steps": Score(len(trained.skipped), "steps"),
         "damaged_checkpoints": Score(len(trained.passed_over), "passed over"),
     }
     if "loss" in last:

@@ -15,7 +15,6 @@ from pocketlm.stages.train.automatic import (
     Choices,
     compiling_pays,
     fit_memory,
-    read_choices,
     try_choices,
     usual_choices,
 )
@@ -108,8 +107,3 @@ def test_compiling_has_to_save_what_it_costs(monkeypatch: pytest.MonkeyPatch) ->
     assert not clock.choose(round(enough) - 1).compile
     monkeypatch.setattr(automatic, "has_compiler", lambda device: False)
     assert not clock.choose(10_000).compile
-
-
-def test_a_checkpoint_without_choices_goes_on_as_it_began() -> None:
-    assert read_choices({}, TABLE, "cpu") == Choices("eager", False, 16, "full")
-    assert read_choices({"choices": USUAL.as_dict()}, TABLE, "cpu") == USUAL

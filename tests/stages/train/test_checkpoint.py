@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pocketlm.errors import StageError
+from pocketlm.stages.train import checkpoint
 from pocketlm.stages.train.checkpoint import Checkpoint, load_newest, save_checkpoint
 
 
@@ -65,3 +66,18 @@ def test_a_full_disk_is_said_before_anything_is_written(
     with pytest.raises(StageError, match="the last checkpoint is kept"):
         save(tmp_path, 2)
     assert [p.name for p in tmp_path.iterdir()] == ["step-000000001"]
+
+
+def test_one_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "_FORMAT", 1)
+    save(tmp_path, 1)
+    monkeypatch.undo()
+    with pytest.raises(StageError, match="another version"):
+        load_newest(tmp_path)
+
+
+def test_the_best_stays_beside_the_last_two(tmp_path: Path) -> None:
+    for step in range(1, 7):
+        content = Checkpoint({"w": torch.zeros(1)}, {})
+        save_checkpoint(tmp_path, step, content, best_step=2 if step > 1 else 1)
+    assert sorted(int(path.name[5:]) for path in tmp_path.iterdir()) == [2, 5, 6]

@@ -93,15 +93,15 @@ def test_a_step_that_is_not_finite_changes_nothing(
     """After an update, so that there are moments to spoil; the next good step is as if alone."""
     steps = [step_of(child, optimizer=optimizer) for _ in range(2)]
     for step in steps:
-        step.update(ids, rate=1e-2)
+        step.update(ids, num_blocks=7, rate=1e-2)
     head = steps[0].network.get_output_embeddings().weight
     handle = head.register_hook(lambda gradient: gradient * float("inf"))
-    outcome = steps[0].update(ids[:3], rate=1e-2)
+    outcome = steps[0].update(ids[:3], num_blocks=3, rate=1e-2)
     handle.remove()
     assert torch.isfinite(outcome.losses_B).all()
     assert not torch.isfinite(outcome.norm)
     for step in steps:
-        step.update(ids[3:], rate=1e-2)
+        step.update(ids[3:], num_blocks=4, rate=1e-2)
     pairs = zip(steps[0].network.parameters(), steps[1].network.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 

@@ -84,11 +84,13 @@ def decided(table: InheritTable, family: str, *, has_text: bool) -> InheritTable
     Best in studies/inheritance.toml (docs/3-inherit.md). Without text what needs none: `l2`.
     """
     rotates = has_text and load_family(family).rotates
+    # `stream` follows the parent's stream down the layers; a list may name them in any order.
+    in_order = isinstance(table.layers, str) or list(table.layers) == sorted(table.layers)
     best = {
         "neurons": "energy" if has_text else "l2",
         "hidden": "rotate" if rotates else "score",
         "norm_energy": rotates,
-        "refit": "stream" if rotates else "output" if has_text else "none",
+        "refit": "stream" if rotates and in_order else "output" if has_text else "none",
     }
     return table.model_copy(
         update={key: value for key, value in best.items() if getattr(table, key) == "auto"}

@@ -58,8 +58,8 @@ class Trained:
     """Damaged checkpoints that a resume refused, by name."""
     num_bytes: int
     """UTF-8 bytes read by the steps of all rounds."""
-    num_skipped: int
-    """Steps left out because loss or gradient was not finite."""
+    skipped: tuple[Mapping[str, Any], ...]
+    """The step and the blocks of each update left out because loss or gradient was not finite."""
     choices: Mapping[str, Any]
     """What the run decided by itself: attention, compile, micro_blocks, cross_entropy."""
 
@@ -91,6 +91,11 @@ def train(
     sizes = round_sizes(table, num_blocks)
     learner = Learner(child, blocks, table, sizes, bits_per_byte, references)
     learner.resume(checkpoints)
+    if learner.passed_over:
+        progress.warn(
+            f"damaged checkpoints are passed over: {', '.join(learner.passed_over)}; going on from "
+            f"step {learner.step}"
+        )
     num_bytes = 0
     for number in range(table.rounds):
         chosen_K = None
@@ -105,8 +110,8 @@ def _trained(learner: "Learner", num_bytes: int) -> Trained:
     choice = learner.choice
     return Trained(
         child=learner.child(),
-        log=tuple(learner.log),
-        checks=tuple(learner.checks),
+        log=tuple(learner.journal.log),
+        checks=tuple(learner.journal.checks),
         ledger_N=choice.ledger_N,
         effective_sizes=tuple(choice.effective_sizes),
         probes=tuple(choice.probes),
@@ -115,7 +120,7 @@ def _trained(learner: "Learner", num_bytes: int) -> Trained:
         num_parent_scored=choice.num_parent_scored,
         passed_over=learner.passed_over,
         num_bytes=num_bytes,
-        num_skipped=learner.num_skipped,
+        skipped=tuple(learner.journal.skipped),
         choices=learner.choices.as_dict(),
     )
 

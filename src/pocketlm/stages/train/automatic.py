@@ -15,6 +15,7 @@ import torch
 
 from pocketlm.device import memory_bytes
 from pocketlm.errors import RecipeError
+from pocketlm.hardware import ranks
 from pocketlm.model.attention import QUERY_BLOCKS
 from pocketlm.model.cost import attention_weight_bytes, training_bytes
 from pocketlm.model.shape import Shape
@@ -132,18 +133,10 @@ def has_compiler(device: str) -> bool:
 
 
 def device_bytes(device: str) -> int:
-    """Memory of the device, whatever of it is free just now."""
+    """Memory of the device for this process, whatever of it is free just now."""
     if device == "cuda":
         return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-    return memory_bytes()
-
-
-def read_choices(state: Mapping[str, Any], table: TrainTable, device: str) -> Choices:
-    """The choices of a checkpoint's state; of one from before there were any, what was usual."""
-    if "choices" in state:
-        return Choices(**state["choices"])
-    attention = "eager" if device == "cpu" and table.seq_len <= 512 else "sdpa"
-    return Choices(attention, False, table.batch_tokens // table.seq_len, "full")
+    return memory_bytes() // ranks().count_here
 
 
 def _fastest(

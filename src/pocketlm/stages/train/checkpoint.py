@@ -1,4 +1,6 @@
-"""Checkpoints a kill cannot spoil: new folder, fsync, sha256 manifest, rename; the last two stay.
+"""Checkpoints a kill cannot spoil: new folder, fsync, sha256 manifest, rename.
+
+The last two stay, and the one with the fewest bits per byte, where the run looks at those.
 
     step-000000120/  tensors.safetensors  state.json  manifest.json
 
@@ -14,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from pocketlm.artifact import sha256_of, sync
 from pocketlm.errors import StageError
 
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 _KEPT = 2
+_FORMAT = 2  # of what is in state.json; raised where an older one cannot be read
 
 
 @dataclass(frozen=True)
@@ -31,10 +36,13 @@ class Checkpoint:
     state: Mapping[str, Any]
 
 
-def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` as folder/step-N; raises `StageError` if the disk has no room for it."""
-    from safetensors.torch import save_file
+def save_checkpoint(
+    folder: Path, step: int, checkpoint: Checkpoint, *, best_step: int | None = None
+) -> None:
+    """Write `checkpoint` as folder/step-N; the last two stay, and that of `best_step`.
 
+    Raises `StageError` if the disk has no room for it; the ones before it are whole then.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     needed = sum(t.numel() * t.element_size() for t in checkpoint.tensors.values())
     if shutil.disk_usage(folder).free < needed + 2**20:
@@ -43,30 +51,53 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
             "last checkpoint is kept"
         )
     work = folder / "writing"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    save_file(dict(checkpoint.tensors), work / "tensors.safetensors")
-    (work / "state.json").write_text(json.dumps(checkpoint.state), encoding="utf-8")
-    hashes = {name: sha256_of(work / name) for name in ("tensors.safetensors", "state.json")}
-    (work / "manifest.json").write_text(json.dumps(hashes), encoding="utf-8")
-    for path in (*work.iterdir(), work):
-        sync(path)
+    try:
+        _write(work, checkpoint)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(work, ignore_errors=True)
+        raise StageError(
+            f"{folder}: step {step} could not be written ({error}); make room, the last "
+            "checkpoint is kept and the same command continues from it"
+        ) from None
     target = folder / f"step-{step:09d}"
     shutil.rmtree(target, ignore_errors=True)
     os.rename(work, target)
     sync(folder)
     for old in _steps(folder)[:-_KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+        if _step_of(old) != best_step:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(work: Path, checkpoint: Checkpoint) -> None:
+    from safetensors.torch import save_file
+
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    save_file(dict(checkpoint.tensors), work / "tensors.safetensors")
+    (work / "state.json").write_text(
+        json.dumps({**checkpoint.state, "format": _FORMAT}), encoding="utf-8"
+    )
+    hashes = {name: sha256_of(work / name) for name in ("tensors.safetensors", "state.json")}
+    (work / "manifest.json").write_text(json.dumps(hashes), encoding="utf-8")
+    for path in (*work.iterdir(), work):
+        sync(path)
 
 
 def load_newest(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
-    """The newest checkpoint that matches its manifest, and the names of those passed over."""
+    """The newest checkpoint that matches its manifest, and the names of those passed over.
+
+    Raises `StageError` for one of another version of pocketlm.
+    """
     from safetensors.torch import load_file
 
     damaged: list[str] = []
     for path in reversed(_steps(folder)):
         if _intact(path):
             state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            if state.pop("format", 1) != _FORMAT:
+                raise StageError(
+                    f"{path}: of another version of pocketlm; delete {folder} to begin anew"
+                )
             return Checkpoint(load_file(path / "tensors.safetensors"), state), tuple(damaged)
         damaged.append(path.name)
     return None, tuple(damaged)
@@ -81,4 +112,8 @@ def _intact(path: Path) -> bool:
 
 
 def _steps(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(folder.glob("step-*"), key=_step_of)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))

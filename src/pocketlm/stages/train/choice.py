@@ -4,20 +4,30 @@ Shapes: N blocks, B of them at once.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from pocketlm.corpus.blocks import Blocks
+from pocketlm.corpus.blocks import Blocks, IntArray
 from pocketlm.errors import StageError
 from pocketlm.method import pick
 from pocketlm.progress import Progress
 from pocketlm.recipe import TrainTable
+from pocketlm.stages.train.distributed import Team
 from pocketlm.stages.train.draw import Bits, FloatArray, draw, effective_size
 from pocketlm.stages.train.probes import FrozenLosses, ProbePlan, Row, plan_probes, trend_of
-from pocketlm.stages.train.resample import RESAMPLERS, Evidence, References
+from pocketlm.stages.train.resample import RESAMPLERS, BlockLosses, Evidence, References
 from pocketlm.stages.train.rounds import Round, carried, drawn_blocks, new_ledger, units_drawn
+
+
+@dataclass
+class Pass:
+    """All blocks being scored by one network, in their order."""
+
+    loss_N: FloatArray
+    num_done: int = 0
 
 
 class Choice:
@@ -31,8 +41,8 @@ class Choice:
         self._resample = pick(RESAMPLERS, table.resample, "[train] resample")
         self._rounds: list[Round] = []
         self._bits: dict[int, Bits] = {}
-        self._scores_N: FloatArray | None = None  # of a pass under way
-        self._num_in_pass = 0
+        self._team = Team.current()
+        self._passes: dict[str, Pass] = {}  # made for the draw under way
         self._plan: ProbePlan | None = None
         self.ledger_N = new_ledger(len(blocks))
         self.effective_sizes: list[float] = []
@@ -67,7 +77,7 @@ class Choice:
         evidence = Evidence(
             now=lambda: self._now(progress, pause),
             when_trained=self._recorded,
-            parent=self._parent_losses,
+            parent=lambda: self._parent(progress, pause),
         )
         score, first = self._resample(evidence), self._rounds[0]
         if score is not None and self._table.unit == "batch":
@@ -76,9 +86,13 @@ class Choice:
         heat = self._table.temperature
         if score is not None:
             self.effective_sizes.append(effective_size(score, heat))
-        self._bits[number] = draw(
-            score, num_units=units, num_drawn=drawn, key=key, temperature=heat
-        )
+        bits = draw(score, num_units=units, num_drawn=drawn, key=key, temperature=heat)
+        # Another machine's logarithm may differ in the last bit, and then the draw by a block.
+        self._bits[number] = self._team.array_of_first(bits)
+        num_blocks = len(self._blocks)
+        self.num_scored += num_blocks * ("child" in self._passes)
+        self.num_parent_scored += num_blocks * ("parent" in self._passes)
+        self._passes.clear()
 
     def blocks(self, number: int) -> Any:
         """The blocks drawn for round `number`, ascending."""
@@ -88,8 +102,7 @@ class Choice:
         """What a checkpoint keeps, block by block."""
         arrays: dict[str, Any] = {"ledger": self.ledger_N}
         arrays |= {f"drawn.{number}": bits for number, bits in self._bits.items()}
-        if self._scores_N is not None:
-            arrays["scores"] = self._scores_N
+        arrays |= {f"pass.{name}": one.loss_N for name, one in self._passes.items()}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def state(self) -> dict[str, Any]:
@@ -97,7 +110,8 @@ class Choice:
         return {
             "probes": self.probes,
             "effective_sizes": self.effective_sizes,
-            "scored": [self._num_in_pass, self.num_scored, self.num_parent_scored],
+            "scored": [self.num_scored, self.num_parent_scored],
+            "passes": {name: one.num_done for name, one in self._passes.items()},
         }
 
     def restore(self, tensors: dict[str, torch.Tensor], state: Mapping[str, Any]) -> None:
@@ -105,15 +119,10 @@ class Choice:
         self.ledger_N = tensors.pop("ledger").numpy()
         for name in [name for name in tensors if name.startswith("drawn.")]:
             self._bits[int(name.removeprefix("drawn."))] = tensors.pop(name).numpy()
-        if "scores" in tensors:
-            self._scores_N = tensors.pop("scores").numpy()
-        # A run of one round keeps its key from before these were kept, and so its checkpoints.
-        self.probes, self.effective_sizes = (
-            state.get("probes", []),
-            state.get("effective_sizes", []),
-        )
-        scored = state.get("scored", [0, 0, 0])
-        self._num_in_pass, self.num_scored, self.num_parent_scored = scored
+        for name, num_done in state["passes"].items():
+            self._passes[name] = Pass(tensors.pop(f"pass.{name}").numpy(), num_done)
+        self.probes, self.effective_sizes = state["probes"], state["effective_sizes"]
+        self.num_scored, self.num_parent_scored = state["scored"]
 
     def _now(self, progress: Progress, pause: Callable[[], None]) -> FloatArray:
         if self._table.losses == "recorded":
@@ -121,33 +130,45 @@ class Choice:
         return self._frozen(progress, pause)
 
     def _frozen(self, progress: Progress, pause: Callable[[], None]) -> FloatArray:
-        """Loss of every block under the child as it stands."""
+        return self._scored("child", lambda: self._child_losses, progress, pause)
+
+    def _child_losses(self, block_B: IntArray) -> FloatArray:
+        return self._losses(self._blocks, block_B)
+
+    def _parent(self, progress: Progress, pause: Callable[[], None]) -> FloatArray:
+        open_parent = self._references.parent_losses
+        assert open_parent is not None  # checked before the first step
+        return self._scored("parent", open_parent, progress, pause)
+
+    def _scored(
+        self,
+        who: str,
+        open_losses: Callable[[], BlockLosses],
+        progress: Progress,
+        pause: Callable[[], None],
+    ) -> FloatArray:
+        """Loss of every block under the child as it stands, or its parent; a killed pass goes
+        on."""
         num_blocks = len(self._blocks)
+        done = self._passes.setdefault(who, Pass(new_ledger(num_blocks)))
         at_once = 2 * (self._table.batch_tokens // self._table.seq_len)
-        scores_N = new_ledger(num_blocks) if self._scores_N is None else self._scores_N
-        self._scores_N = scores_N
-        with progress.task("score blocks", num_blocks, "block") as advance:
-            advance(self._num_in_pass)
-            while self._num_in_pass < num_blocks:
-                stop = min(self._num_in_pass + at_once, num_blocks)
-                block_B = np.arange(self._num_in_pass, stop)
-                scores_N[block_B] = self._losses(self._blocks, block_B)
+        with progress.task(f"the {who} scores blocks", num_blocks, "block") as advance:
+            advance(done.num_done)
+            losses = open_losses() if done.num_done < num_blocks else None
+            while losses and done.num_done < num_blocks:
+                stop = min(done.num_done + at_once, num_blocks)
+                block_B = np.arange(done.num_done, stop)
+                done.loss_N[block_B] = self._team.shared(losses, block_B)
+                done.num_done = stop
                 advance(block_B.size)
-                self._num_in_pass = stop
                 pause()
-        if not np.isfinite(scores_N).all():
-            raise StageError(f"the child's loss is not finite on {(~np.isfinite(scores_N)).sum()} "
-                             "blocks after a round; lower learning_rate")  # fmt: skip
-        self._scores_N, self._num_in_pass = None, 0
-        self.num_scored += num_blocks
-        return scores_N
+        wrong = int((~np.isfinite(done.loss_N)).sum())
+        if wrong:
+            remedy = {"child": "lower learning_rate", "parent": "take another resample"}[who]
+            raise StageError(f"the {who}'s loss is not finite on {wrong} blocks; {remedy}")
+        return done.loss_N
 
     def _recorded(self) -> FloatArray:
         """The ledger, carried to the last step by the yardstick."""
         step = int(self.probes[-1]["step"])
         return carried(self.ledger_N, self._rounds, trend_of(self.probes), step)
-
-    def _parent_losses(self) -> FloatArray:
-        assert self._references.parent_losses is not None  # checked before the first step
-        self.num_parent_scored += len(self._blocks)
-        return self._references.parent_losses()

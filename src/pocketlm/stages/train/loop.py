@@ -14,14 +14,16 @@ import numpy as np
 import torch
 
 from pocketlm.corpus.blocks import Blocks, IntArray
-from pocketlm.errors import Interrupted, StageError
+from pocketlm.errors import Interrupted
 from pocketlm.method import pick
 from pocketlm.model.child import Child
 from pocketlm.progress import Progress
 from pocketlm.recipe import TrainTable
-from pocketlm.stages.train.automatic import Choices, read_choices, try_choices
+from pocketlm.stages.train.automatic import Choices, try_choices
 from pocketlm.stages.train.checkpoint import Checkpoint, load_newest, save_checkpoint
 from pocketlm.stages.train.choice import Choice
+from pocketlm.stages.train.distributed import Team
+from pocketlm.stages.train.journal import Journal
 from pocketlm.stages.train.optim import optimizer_tensors, restore_optimizer
 from pocketlm.stages.train.reader import Reader
 from pocketlm.stages.train.resample import References
@@ -33,10 +35,9 @@ from pocketlm.stages.train.step import Outcome, Step
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Scores = np.ndarray[Any, np.dtype[np.float32]]
+Losses = np.ndarray[Any, np.dtype[np.float32]]
 BitsPerByte = Callable[["PreTrainedModel"], float]
 
-_MAX_SKIPPED = 20
 _LOG_ROWS = 400
 _FETCH_EVERY = {"cpu": 1, "cuda": 64}  # steps: reading a result makes a GPU's queue run dry
 
@@ -53,7 +54,8 @@ class Learner:
         bits_per_byte: BitsPerByte | None = None,
         references: References | None = None,
     ) -> None:
-        self._compute = Step(child, table)
+        self._team = Team.current()
+        self._compute = Step(child, table, self._team)
         self._network = self._compute.network
         self._reader = Reader(blocks, self._compute.device, places=table.document_mask)
         self._config = child.config
@@ -72,17 +74,15 @@ class Learner:
         self._step, self._tokens = 0, 0
         self._seconds = self._rate = 0.0
         self._unread: list[tuple[int, IntArray, Outcome]] = []  # steps still on the device
-        self._pending: list[tuple[float, float]] = []  # loss and norm of steps not yet in the log
-        self.num_skipped = 0
         self.passed_over: tuple[str, ...] = ()
-        self.log: list[dict[str, float]] = []
-        self.checks: list[dict[str, float]] = []
+        self.journal = Journal()
 
     def resume(self, checkpoints: Path | None) -> None:
         """Continue from the newest intact checkpoint under `checkpoints`, or begin."""
         self._checkpoints, found = checkpoints, None
         if checkpoints is not None:
             found, self.passed_over = load_newest(checkpoints)
+        self._team.check_same_step(found.state["step"] if found else 0)
         if found is None:
             self._try()
             return
@@ -91,15 +91,15 @@ class Learner:
         with torch.no_grad():
             for name, parameter in self._network.named_parameters():
                 parameter.copy_(tensors.pop(f"model.{name}"))
-        updates = state["step"] - state["skipped"]
+        self.journal.restore(state)
+        updates = state["step"] - len(self.journal.skipped)
         restore_optimizer(self._compute.optimizers, self._network, tensors, updates)
-        self._compute.choose(read_choices(state, self._table, self._compute.device.type))
+        self._compute.choose(Choices(**state["choices"]))
         self._step, self._tokens = state["step"], state["tokens"]
-        self._seconds, self.log = state["seconds"], state["log"]
-        self.checks = state.get("checks", [])  # a checkpoint from before there were any
-        self.num_skipped, self._pending = state["skipped"], [tuple(p) for p in state["pending"]]
+        self._seconds = state["seconds"]
         # Sums depend on how work is divided: as many threads as before, or the bits differ.
-        torch.set_num_threads(state["threads"])
+        if state["ranks"] == self._team.size:
+            torch.set_num_threads(state["threads"])
 
     def run_round(
         self, number: int, chosen_K: IntArray | None, *, key: int, progress: Progress
@@ -124,19 +124,19 @@ class Learner:
                 self._update(block_B)
                 self._step += 1
                 if self._step < last:
-                    self._reader.expect(this.batch(self._step))
+                    self._reader.expect(self._own(this.batch(self._step)))
                 self._tokens += block_B.size * self._table.seq_len
                 self._seconds += time.monotonic() - begun
                 if self._step % self._log_every == 0 or self._step == last:
                     self._write_row(number)
                 self._check()
                 self._probe()
-                advance(1, f"loss {self.log[-1].get('loss', math.nan):.3f}" if self.log else "")
-                due = time.monotonic() - saved > self._table.checkpoint_seconds
-                if stop() or due or self._step == last:
+                advance(1, self.journal.latest_loss())
+                stopped, due = self._team.any(stop(), self._is_due(saved))
+                if stopped or due or self._step == last:
                     self._save()
                     saved = time.monotonic()
-                if stop():
+                if stopped:
                     raise Interrupted(f"stopped at step {self._step}; the same command resumes")
 
     def hard_blocks(self, number: int, *, key: int, progress: Progress) -> IntArray:
@@ -148,10 +148,11 @@ class Learner:
                 def pause() -> None:
                     nonlocal saved
                     self._seconds = before + time.monotonic() - begun
-                    if stop() or time.monotonic() - saved > self._table.checkpoint_seconds:
+                    stopped, due = self._team.any(stop(), self._is_due(saved))
+                    if stopped or due:
                         self._save()
                         saved = time.monotonic()
-                    if stop():
+                    if stopped:
                         raise Interrupted("stopped while scoring; the same command resumes")
 
                 self._fetch()  # the ledger needs the last steps
@@ -170,28 +171,44 @@ class Learner:
         return Child(config=self._config, tensors=tensors)
 
     @property
+    def step(self) -> int:
+        """Steps done."""
+        return self._step
+
+    @property
     def choices(self) -> Choices:
         """What was decided by itself, or taken from the checkpoint."""
         return self._compute.choices
 
     def _try(self) -> None:
         """Choose by trying, where the run is long enough for it to pay."""
-        batch = self._reader.take(np.arange(min(self._batch_size, len(self._blocks))))
+        batch = self._reader.take(self._own(np.arange(min(self._batch_size, len(self._blocks)))))
 
         def once(choices: Choices) -> None:
             self._compute.choose(choices)
             self._compute.gradients(*batch)
             self._compute.clear()
 
-        left, device = self._first_step[-1], self._compute.device.type
-        self._compute.choose(
-            try_choices(self.choices, self._table, step=once, steps_left=left, device=device)
-        )
+        chosen, device = self.choices, self._compute.device.type
+        if self._team.rank == 0:
+            left = self._first_step[-1]
+            chosen = try_choices(chosen, self._table, step=once, steps_left=left, device=device)
+        self._compute.choose(self._team.of_first(chosen))
+
+    def _own(self, block_B: IntArray) -> IntArray:
+        """This process's part of a step; where nothing is left for it, a block that will weigh
+        nothing."""
+        part_P = self._team.part(block_B)
+        return part_P if part_P.size else block_B[:1]
+
+    def _is_due(self, saved: float) -> bool:
+        return time.monotonic() - saved > self._table.checkpoint_seconds
 
     def _update(self, block_B: IntArray) -> None:
         """One optimizer step; its results are read every few steps."""
         self._rate = self._peak_rate * self._rate_share()
-        outcome = self._compute.update(*self._reader.take(block_B), rate=self._rate)
+        batch = self._reader.take(self._own(block_B))
+        outcome = self._compute.update(*batch, num_blocks=block_B.size, rate=self._rate)
         self._unread.append((self._step, block_B, outcome))
         if len(self._unread) >= _FETCH_EVERY[self._compute.device.type]:
             self._fetch()
@@ -200,23 +217,14 @@ class Learner:
         """Read the results of the last steps: ledger and log, and whether any was skipped."""
         unread, self._unread = self._unread, []
         for step, block_B, outcome in unread:
-            losses_B, norm = outcome.losses_B.cpu().numpy(), outcome.norm.item()
-            self._pending.append((float(losses_B.mean()), norm))
-            if np.isfinite(losses_B).all() and math.isfinite(norm):
+            losses_B = outcome.losses_B.cpu().numpy()
+            if self.journal.add(step, block_B, losses_B, outcome.norm.item()):
                 self.choice.ledger_N[block_B] = losses_B
-                continue
-            self.num_skipped += 1
-            if self.num_skipped > _MAX_SKIPPED:
-                raise StageError(
-                    f"step {step}: loss {losses_B.mean()}, gradient norm {norm}: not finite for "
-                    f"the {self.num_skipped}th time (blocks {block_B[:4].tolist()}...); lower "
-                    "learning_rate"
-                )
 
-    def _frozen_losses(self, blocks: Blocks, block_B: IntArray) -> Scores:
+    def _frozen_losses(self, blocks: Blocks, block_B: IntArray) -> Losses:
         """Losses of blocks under the child as it stands, shape (B,)."""
-        scores_B: Scores = self._compute.losses(*self._reader.read(blocks, block_B)).cpu().numpy()
-        return scores_B
+        found_B: Losses = self._compute.losses(*self._reader.read(blocks, block_B)).cpu().numpy()
+        return found_B
 
     def _rate_share(self) -> float:
         span = self._span(self._first_step, self._step)
@@ -224,33 +232,32 @@ class Learner:
         return rate_share(self._step, span, warmup_fraction=warmup, decay=self._decay)
 
     def _write_row(self, number: int) -> None:
-        """Means of the finite steps since the last row; where there is none, no loss is written."""
         self._fetch()
-        losses, norms = np.array(self._pending).T
-        finite = np.isfinite(losses) & np.isfinite(norms)
-        row: dict[str, float] = {
-            "step": self._step,
-            "round": number + 1,
-            "tokens": self._tokens,
-            "rate": self._rate,
-            "seconds": round(self._seconds, 3),
-        }
-        if finite.any():
-            row["loss"] = float(losses[finite].mean())
-            row["grad_norm"] = float(norms[finite].max())
-        self.log.append(row)
-        self._pending = []
+        self.journal.write_row(
+            {
+                "step": self._step,
+                "round": number + 1,
+                "tokens": self._tokens,
+                "rate": self._rate,
+                "seconds": round(self._seconds, 3),
+            }
+        )
 
     def _check(self) -> None:
-        """Bits per byte as the child stands, where the recipe asks for it at this step."""
-        seen = {row["step"] for row in self.checks}
+        """Bits per byte as the child stands, where the recipe asks for it at this step; the best
+        child so far is saved."""
+        seen = {row["step"] for row in self.journal.checks}
         if self._bits_per_byte is None or self._step not in self._share_at.keys() - seen:
             return
-        with self._compute.scoring() as network:
-            bits = self._bits_per_byte(network)
-        share = self._share_at[self._step]
+        bits = 0.0
+        if self._team.rank == 0:
+            with self._compute.scoring() as network:
+                bits = self._bits_per_byte(network)
+        share, bits = self._share_at[self._step], self._team.of_first(bits)
         row = {"share": share, "step": self._step, "tokens": self._tokens, "bits_per_byte": bits}
-        self.checks.append(row)
+        self.journal.check(row)
+        if self.journal.best_step == self._step:
+            self._save()
 
     def _probe(self) -> None:
         begun = time.monotonic()
@@ -259,8 +266,13 @@ class Learner:
 
     def _save(self) -> None:
         self._fetch()
-        if self._checkpoints is None:
-            return
+        if self._checkpoints is not None and self._team.rank == 0:
+            best = self.journal.best_step
+            save_checkpoint(self._checkpoints, self._step, self._standing(), best_step=best)
+        self._team.wait()  # who goes on, or ends, before it is written could spoil it
+
+    def _standing(self) -> Checkpoint:
+        """All that a resume needs."""
         tensors = {f"model.{n}": p.detach().cpu() for n, p in self._network.named_parameters()}
         tensors |= optimizer_tensors(self._compute.optimizers, self._network)
         tensors |= self.choice.tensors()
@@ -268,12 +280,10 @@ class Learner:
             "step": self._step,
             "tokens": self._tokens,
             "seconds": self._seconds,
-            "skipped": self.num_skipped,
-            "log": self.log,
-            "checks": self.checks,
-            "pending": self._pending,
             "choices": self.choices.as_dict(),
             "threads": torch.get_num_threads(),
+            "ranks": self._team.size,
+            **self.journal.state(),
             **self.choice.state(),
         }
-        save_checkpoint(self._checkpoints, self._step, Checkpoint(tensors, state))
+        return Checkpoint(tensors, state)

@@ -4,6 +4,7 @@ Shapes: B blocks, T = seq_len tokens.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import torch
 
@@ -18,7 +19,10 @@ class Reader:
 
     def __init__(self, blocks: Blocks, device: torch.device, *, places: bool) -> None:
         self._blocks, self._device, self._places = blocks, device, places
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="next-batch")
+        # A thread begins on the first GPU; memory is pinned for the one that is used.
+        gpu = torch.cuda.current_device() if device.type == "cuda" else None
+        begin = None if gpu is None else partial(torch.cuda.set_device, gpu)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="next-batch", initializer=begin)
         self._coming: dict[bytes, Future[Batch]] = {}
 
     def expect(self, block_B: IntArray) -> None:

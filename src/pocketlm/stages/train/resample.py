@@ -12,21 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from pocketlm.corpus.blocks import Blocks
+from pocketlm.corpus.blocks import Blocks, IntArray
 from pocketlm.errors import RecipeError
 from pocketlm.method import Method
 from pocketlm.recipe import TrainTable
 
 FloatArray = np.ndarray[Any, np.dtype[np.floating[Any]]]
 Losses = Callable[[], FloatArray]
+BlockLosses = Callable[[IntArray], FloatArray]
+"""Numbers of training blocks -> loss of each, nats per token, shape (B,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class References:
     """What training may compare with, beside the child and its blocks."""
 
-    parent_losses: Losses | None = None
-    """The parent's loss on each training block, nats per token of the child, shape (N,)."""
+    parent_losses: Callable[[], BlockLosses] | None = None
+    """Opens the parent, to ask for its losses, per token of the child; called once a draw."""
     held_out: Blocks | None = None
     """Blocks of text nobody trains on: they show what a loss of an earlier step is worth now."""
 

@@ -3,14 +3,19 @@
 Gradients of micro-batches add up: each contributes the sum of its losses over the number of blocks
 of the whole step, and blocks are equally long, so every token weighs the same whatever the split.
 Whether loss and gradient are finite is decided on the device, which then leaves the update out; the
-host learns of it when it fetches the losses.
+host learns of it when it fetches the losses. Where several processes work together each makes the
+gradient of its part, and torch's DDP adds them up while the last of them is being made.
+
+Shapes: B blocks of the step, P of them this process's.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from pocketlm.hardware import resolve_hardware
@@ -20,6 +25,7 @@ from pocketlm.model.child import Child
 from pocketlm.model.loss import block_losses, summed_loss
 from pocketlm.recipe import TrainTable
 from pocketlm.stages.train.automatic import Choices, usual_choices
+from pocketlm.stages.train.distributed import ALONE, Team
 from pocketlm.stages.train.optim import OPTIMIZERS
 
 Loss = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor]]
@@ -30,7 +36,7 @@ class Outcome:
     """What a step found, still on the device."""
 
     losses_B: torch.Tensor
-    """Of each block, nats per token."""
+    """Of each block of the whole step, nats per token."""
     norm: torch.Tensor
     """Of the whole gradient before clipping; where it or a loss is not finite there was no
     update."""
@@ -39,7 +45,9 @@ class Outcome:
 class Step:
     """Network, optimizers and the way to compute: all that turns ids into an update."""
 
-    def __init__(self, child: Child, table: TrainTable) -> None:
+    def __init__(self, child: Child, table: TrainTable, team: Team = ALONE) -> None:
+        self._team = team
+        self._own_blocks = -(-(table.batch_tokens // table.seq_len) // team.size)
         hardware = resolve_hardware(table.dtype)
         register_attention()
         self.device = torch.device(hardware.device)
@@ -52,11 +60,17 @@ class Step:
         optimizers = pick(OPTIMIZERS, table.optimizer, "[train] optimizer")
         self.optimizers = optimizers(self.network, weight_decay=table.weight_decay)
         self._bfloat16, self._clip = hardware.dtype == "bfloat16", table.clip
-        self.choose(usual_choices(child.shape, table, hardware.device))
+        own = table.model_copy(update={"batch_tokens": self._own_blocks * table.seq_len})
+        self.choose(usual_choices(child.shape, own, hardware.device))
+        self._together: DistributedDataParallel | None = None
+        if team.size > 1:
+            self._together = DistributedDataParallel(_LossOf(self.network, self._any_loss))
 
     def choose(self, choices: Choices) -> None:
         """Compute like this from now on."""
-        self.choices = choices
+        # Those of a checkpoint may come from fewer processes, each with a larger part.
+        blocks = min(choices.micro_blocks, self._own_blocks)
+        self.choices = replace(choices, micro_blocks=blocks)
         self.network.set_attn_implementation(choices.attention)
         self._compiled: Loss | None = None
         if choices.compile:
@@ -85,27 +99,37 @@ class Step:
             self.network.set_attn_implementation(self.choices.attention)
 
     def gradients(
-        self, ids_BT1: torch.Tensor, place_BT: torch.Tensor | None = None
+        self, ids_PT1: torch.Tensor, place_PT: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Add the gradient of the mean loss to the parameters'; returns the losses (B,)."""
-        losses = []
-        for ids, places in self._pieces(ids_BT1, place_BT):
-            whole = len(ids) == self.choices.micro_blocks
-            loss = self._compiled if self._compiled and whole else self._loss
-            total, losses_B = loss(ids, places)
-            (total / len(ids_BT1)).backward()  # type: ignore[no-untyped-call]  # torch: no types
-            losses.append(losses_B)
-        return torch.cat(losses)
+        """Add the gradient of the mean loss to the parameters'; returns the losses (P,).
+
+        Of these blocks alone, whatever other processes do.
+        """
+        return self._gradients(ids_PT1, place_PT, 1 / len(ids_PT1), self._any_loss)
 
     def clear(self) -> None:
         """Forget all gradients."""
         self.network.zero_grad(set_to_none=True)
 
     def update(
-        self, ids_BT1: torch.Tensor, place_BT: torch.Tensor | None = None, *, rate: float
+        self,
+        ids_PT1: torch.Tensor,
+        place_PT: torch.Tensor | None = None,
+        *,
+        num_blocks: int,
+        rate: float,
     ) -> Outcome:
-        """One update at this rate; none if a loss or the gradient is not finite."""
-        losses_B = self.gradients(ids_BT1, place_BT)
+        """One update at this rate; none if a loss or the gradient is not finite.
+
+        `ids_PT1`: this process's part of the step's `num_blocks`. Where nothing is left for it,
+        any block, which then weighs nothing: the others wait for its gradient.
+        """
+        own = self._team.part(np.arange(num_blocks)).size
+        # DDP takes the mean over processes of what is a sum.
+        weight = self._team.size / num_blocks if own else 0.0
+        loss = self._together or self._any_loss
+        losses_P = self._gradients(ids_PT1, place_PT, weight, loss)[:own]
+        losses_B = self._team.gather(losses_P, num_blocks)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._clip)
         finite = torch.isfinite(losses_B).all() & torch.isfinite(norm)
         for optimizer in self.optimizers:
@@ -116,6 +140,19 @@ class Step:
         self.clear()
         return Outcome(losses_B, norm)
 
+    def _gradients(
+        self, ids_PT1: torch.Tensor, place_PT: torch.Tensor | None, weight: float, loss: Loss
+    ) -> torch.Tensor:
+        """Add `weight` times the gradient of the summed loss; the processes meet in the last
+        micro-batch."""
+        losses, pieces = [], list(self._pieces(ids_PT1, place_PT))
+        for number, (ids, places) in enumerate(pieces, start=1):
+            with nullcontext() if number == len(pieces) else self._alone():
+                total, losses_B = loss(ids, places)
+                (total * weight).backward()  # type: ignore[no-untyped-call]  # torch: no types
+            losses.append(losses_B)
+        return torch.cat(losses)
+
     def _pieces(
         self, ids_BT1: torch.Tensor, place_BT: torch.Tensor | None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
@@ -123,6 +160,16 @@ class Step:
         for start in range(0, len(ids_BT1), self.choices.micro_blocks):
             piece = slice(start, start + self.choices.micro_blocks)
             yield ids_BT1[piece], None if place_BT is None else place_BT[piece]
+
+    def _alone(self) -> AbstractContextManager[None]:
+        return self._together.no_sync() if self._together else nullcontext()
+
+    def _any_loss(
+        self, ids_BT1: torch.Tensor, place_BT: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compiled, if chosen and the micro-batch is a whole one."""
+        whole = len(ids_BT1) == self.choices.micro_blocks
+        return (self._compiled if self._compiled and whole else self._loss)(ids_BT1, place_BT)
 
     def _loss(
         self, ids_BT1: torch.Tensor, place_BT: torch.Tensor | None
@@ -133,3 +180,16 @@ class Step:
 
     def _arithmetic(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bfloat16)
+
+
+class _LossOf(torch.nn.Module):
+    """The loss as a module, which is what DDP takes: it looks for parameters and calls forward."""
+
+    def __init__(self, network: PreTrainedModel, loss: Loss) -> None:
+        super().__init__()
+        self.network, self._loss = network, loss
+
+    def forward(
+        self, ids_BT1: torch.Tensor, place_BT: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._loss(ids_BT1, place_BT)

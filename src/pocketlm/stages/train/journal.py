@@ -1,0 +1,84 @@
+"""What a run writes down as it goes: rows of the log, checks, and the steps it left out."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pocketlm.corpus.blocks import IntArray
+from pocketlm.errors import StageError
+
+Losses = np.ndarray[Any, np.dtype[np.float32]]
+
+_MAX_SKIPPED = 20
+
+
+class Journal:
+    """Rows of the log, made of the steps since the last row; part of every checkpoint."""
+
+    def __init__(self) -> None:
+        self.log: list[dict[str, float]] = []
+        self.checks: list[dict[str, float]] = []
+        self.skipped: list[dict[str, Any]] = []
+        self._pending: list[tuple[float, float]] = []  # loss and norm of steps not yet in the log
+
+    def add(self, step: int, block_B: IntArray, losses_B: Losses, norm: float) -> bool:
+        """Take in what a step found; whether all of it is finite, so that the step counted.
+
+        Raises `StageError` for one step too many that did not, with the numbers of its blocks.
+        """
+        loss = float(losses_B.mean())
+        self._pending.append((loss, norm))
+        if np.isfinite(losses_B).all() and math.isfinite(norm):
+            return True
+        self.skipped.append({"step": step, "blocks": block_B.tolist()})
+        if len(self.skipped) > _MAX_SKIPPED:
+            raise StageError(
+                f"step {step}: loss {loss}, gradient norm {norm}: not finite for the "
+                f"{len(self.skipped)}th time (blocks {block_B[:4].tolist()}...); lower "
+                "learning_rate"
+            )
+        return False
+
+    def write_row(self, row: Mapping[str, float]) -> None:
+        """`row` with the means of the finite steps since the last one; no loss if none was."""
+        losses, norms = np.array(self._pending).T
+        finite = np.isfinite(losses) & np.isfinite(norms)
+        found = {}
+        if finite.any():
+            found = {
+                "loss": float(losses[finite].mean()),
+                "grad_norm": float(norms[finite].max()),
+            }
+        self.log.append({**row, **found})
+        self._pending = []
+
+    def check(self, row: dict[str, float]) -> None:
+        """Take in bits per byte of a step."""
+        self.checks.append(row)
+
+    @property
+    def best_step(self) -> int | None:
+        """The step with the fewest bits per byte; None where nobody looked. Not the first: that
+        is the child as it was given."""
+        rows = [row for row in self.checks if row["step"]]
+        return int(min(rows, key=lambda row: row["bits_per_byte"])["step"]) if rows else None
+
+    def latest_loss(self) -> str:
+        """For the progress bar."""
+        return f"loss {self.log[-1].get('loss', math.nan):.3f}" if self.log else ""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {
+            "log": self.log,
+            "checks": self.checks,
+            "skipped": self.skipped,
+            "pending": self._pending,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.log, self.checks, self.skipped = state["log"], state["checks"], state["skipped"]
+        self._pending = [(loss, norm) for loss, norm in state["pending"]]
