@@ -20,6 +20,7 @@ from pocketlm.units import GB, show_bytes
 # Modules each extra of pyproject.toml brings, by distribution name.
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "gguf": ("gguf", "xllamacpp"),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "optuna": ("optuna",),
     "dev": ("mypy", "ruff", "pytest", "hypothesis"),
 }

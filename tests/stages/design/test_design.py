@@ -83,9 +83,9 @@ def test_a_budget_for_all_of_the_parent_gives_the_parent(parent: Shape) -> None:
 )
 def test_deep_first_without_a_parent(max_params: int, vocab_size: int) -> None:
     budget = Budget(max_params=max_params)
-    started = time.perf_counter()
+    started = time.process_time()
     deep = design(budget, vocab_size=vocab_size, family="llama")
-    assert time.perf_counter() - started < 2.0  # aim 1 s; the machine may be busy
+    assert time.process_time() - started < 2.0  # aim 1 s; the machine may be busy
     wide = design(budget, vocab_size=vocab_size, family="llama", rank="wide-first")
     parts = params_by_part(deep)
     assert 0.9 * max_params < count_params(deep) <= max_params

@@ -121,7 +121,9 @@ def test_a_layer_that_does_nothing_leaves_first(
 
 def test_greedy_on_the_text_beats_ends(parent_folder: Path, blocks: Blocks) -> None:
     checkpoint = open_checkpoint(parent_folder)
-    table = InheritTable(layers="greedy")
+    table = InheritTable(
+        layers="greedy", neurons="l2", hidden="score", norm_energy=False, refit="none"
+    )
     kept_V = np.arange(60)
     calibration = measure(checkpoint, kept_V, blocks, table)
     assert calibration.statistics == {}

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,8 +27,16 @@ DEAD_HEADS = (0, 3, 4)  # one of each group of two
 Save = Callable[[Child, Path], Checkpoint]
 
 
+MASKS_ALONE: dict[str, Any] = {
+    "neurons": "mask",
+    "hidden": "score",
+    "norm_energy": False,
+    "refit": "none",
+}
+
+
 def table(**settings: object) -> InheritTable:
-    return build_table(InheritTable, {"neurons": "mask", **settings}, "[inherit]")
+    return build_table(InheritTable, {**MASKS_ALONE, **settings}, "[inherit]")
 
 
 def half_dead(parent: Child) -> Child:
@@ -113,7 +122,7 @@ def test_live_units_stay_and_the_expected_size_is_the_target(
 
 def test_every_dimension_is_exactly_the_target(dying: Checkpoint, said: Calibration) -> None:
     shape = replace(dying.shape, layers=3, ffn=17, hidden=28, heads=2, kv_heads=2)
-    settings = {"neurons": "mask", "layers": "mask", "mask_steps": 6}
+    settings = {**MASKS_ALONE, "layers": "mask", "mask_steps": 6}
     rng = np.random.default_rng(0)
     child = inherit(dying, shape, EVERY_TOKEN, rng=rng, calibration=said, **settings)
     assert child.shape == shape
@@ -158,7 +167,7 @@ def test_same_seed_same_scores_and_learned_once(dying: Checkpoint, said: Calibra
             EVERY_TOKEN,
             rng=np.random.default_rng(seed),
             calibration=first,
-            neurons="mask",
+            **MASKS_ALONE,
         )
         for seed in (5, 6)
     ]
@@ -170,7 +179,7 @@ def test_same_seed_same_scores_and_learned_once(dying: Checkpoint, said: Calibra
             EVERY_TOKEN,
             rng=np.random.default_rng(0),
             calibration=first,
-            neurons="mask",
+            **MASKS_ALONE,
         )
 
 
@@ -219,7 +228,7 @@ def test_sorted_is_unsorted(
             EVERY_TOKEN,
             rng=np.random.default_rng(0),
             calibration=found,
-            neurons="mask",
+            **MASKS_ALONE,
         )
         .network()(ids)
         .logits.detach()
@@ -247,7 +256,7 @@ def test_trained_weights_are_what_is_cut(dying: Checkpoint, said: Calibration) -
         kept_V,
         rng=np.random.default_rng(0),
         calibration=found,
-        neurons="mask",
+        **MASKS_ALONE,
         **settings,
     )
     kept_D = np.argsort(-found.statistics["hidden.mask"], kind="stable")[:30]

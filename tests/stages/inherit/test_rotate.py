@@ -94,7 +94,7 @@ def test_a_stream_of_few_directions_loses_nothing(parent: Child, tmp_path: Path)
     checkpoint = open_checkpoint(tmp_path)
     shape = replace(checkpoint.shape, hidden=24)
     blocks = Blocks(np.random.default_rng(1).integers(0, 60, 12 * 16 + 1), 16)
-    settings = {"hidden": "rotate", "norm_energy": True}
+    settings = {"hidden": "rotate", "norm_energy": True, "refit": "none"}
     child = inherit(checkpoint, shape, EVERY_TOKEN, calibration=blocks, rng=rng(), **settings)
     assert child.shape == shape
     # All energy stays, over fewer channels: the correction is exactly sqrt(48 / 24).

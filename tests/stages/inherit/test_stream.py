@@ -73,7 +73,8 @@ def test_streamed_is_what_is_in_memory(
 ) -> None:
     checkpoint = stored_as(parent, tmp_path / "parent", dtype)
     narrow = Blocks(blocks.tokens % KEPT.size, blocks.seq_len)
-    arguments = {"calibration": narrow, **settings}
+    plain = {"neurons": "l2", "hidden": "score", "norm_energy": False, "refit": "none"}
+    arguments: dict[str, Any] = {"calibration": narrow, **plain, **settings}
     shape = child_shape(checkpoint)
     in_memory = inherit(checkpoint, shape, KEPT, rng=rng(), **arguments)
     streamed = inherit_unread(checkpoint, shape, KEPT, rng=rng(), **arguments)
