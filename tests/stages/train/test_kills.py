@@ -100,7 +100,7 @@ def test_a_signal_while_checking_or_saving(
         save_file(*arguments, **named)
 
     monkeypatch.setattr(safetensors.torch, "save_file", signalled)
-    with pytest.raises(Interrupted, match="step 11;"):  # the one after the save
+    with pytest.raises(Interrupted, match="after step 10;"):  # the last of a round
         run(child, blocks, tmp_path, check_at=(0.5,))
     monkeypatch.setattr(safetensors.torch, "save_file", save_file)
     assert equal(run(child, blocks, tmp_path, check_at=(0.5,)), whole)
@@ -196,3 +196,20 @@ def test_a_step_left_out_is_written_with_its_blocks(
     assert np.flatnonzero(unknown_N).tolist() == sorted(left_out["blocks"])
     assert [row["step"] for row in trained.log if "loss" not in row] == [4]
     assert all(torch.isfinite(tensor).all() for tensor in trained.child.tensors.values())
+
+
+def test_a_signal_nobody_read_is_sent_again() -> None:
+    """Unless the block ended with an error, which then is what the user sees."""
+    from pocketlm.stages.train.signals import stop_requested
+
+    def block(error: Exception | None) -> None:
+        with stop_requested() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop()
+            if error:
+                raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        block(None)
+    with pytest.raises(Interrupted):
+        block(Interrupted())

@@ -208,6 +208,38 @@ def test_a_signal_in_the_scoring_pass_keeps_what_is_scored(
     assert np.array_equal(resumed.ledger_N, whole.ledger_N)
 
 
+def test_a_signal_in_the_parents_pass_keeps_both_passes(
+    child: Child, blocks: Blocks, tmp_path: Path
+) -> None:
+    """The child's, which was whole, and what the parent had scored."""
+    import os
+    import signal
+
+    opened, scored = [], []
+
+    def open_parent() -> Any:
+        opened.append(len(scored))
+
+        def losses(block_B: Any) -> Any:
+            scored.append(len(block_B))
+            if len(scored) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return np.full(len(block_B), 3.0, np.float32)
+
+        return losses
+
+    references = References(parent_losses=open_parent)
+    changes = {"resample": "excess-loss", "checkpoint_seconds": 1e9, "references": references}
+    with pytest.raises(Interrupted, match="while scoring"):
+        run(child, blocks, tmp_path, **changes)
+    resumed = run(child, blocks, tmp_path, **changes)
+    assert opened == [0, 3]
+    assert sum(scored) == 78
+    assert resumed.num_scored == resumed.num_parent_scored == 78
+    whole = run(child, blocks, **changes)
+    assert np.array_equal(resumed.ledger_N, whole.ledger_N)
+
+
 def test_probes_see_learning_and_leave_no_trace(child: Child, blocks: Blocks) -> None:
     held_out = Blocks(np.tile(np.arange(40), 8).astype(np.uint16), 16)
     changes = {"probe_parts": 3, "probe_blocks": 4, "probe_times": 4}

@@ -138,6 +138,7 @@ class Learner:
                     saved = time.monotonic()
                 if stopped:
                     raise Interrupted(f"stopped at step {self._step}; the same command resumes")
+            self._obey(stop)
 
     def hard_blocks(self, number: int, *, key: int, progress: Progress) -> IntArray:
         """Blocks for round `number`, drawn by the recipe's method; a pass to score them resumes."""
@@ -157,8 +158,9 @@ class Learner:
 
                 self._fetch()  # the ledger needs the last steps
                 self.choice.draw(number, key=key, progress=progress, pause=pause)
-            self._seconds = before + time.monotonic() - begun
-            self._save()
+                self._seconds = before + time.monotonic() - begun
+                self._save()
+                self._obey(stop)
         block_K: IntArray = self.choice.blocks(number)
         return block_K
 
@@ -200,6 +202,11 @@ class Learner:
         nothing."""
         part_P = self._team.part(block_B)
         return part_P if part_P.size else block_B[:1]
+
+    def _obey(self, stop: Callable[[], bool]) -> None:
+        """A signal that came during the last save: the next part would not hear of it."""
+        if any(self._team.any(stop())):
+            raise Interrupted(f"stopped after step {self._step}; the same command resumes")
 
     def _is_due(self, saved: float) -> bool:
         return time.monotonic() - saved > self._table.checkpoint_seconds

@@ -9,19 +9,22 @@ from types import FrameType
 
 @contextlib.contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Within the block the first signal only sets a flag; the yielded function reads it."""
+    """Within the block a signal only sets a flag, which the yielded function reads; one that came
+    too late to be read is sent again as the block ends."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # signals belong to the main thread
         return
-    seen = threading.Event()
+    seen: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
-        seen.set()
+        seen.append(number)
 
     watched = (signal.SIGTERM, signal.SIGINT)
     before = [signal.signal(number, remember) for number in watched]
     try:
-        yield seen.is_set
+        yield lambda: bool(seen)
     finally:
         for number, handler in zip(watched, before, strict=True):
             signal.signal(number, handler)
+    if seen:  # nobody looked any more, and nothing was raised
+        signal.raise_signal(seen[-1])
