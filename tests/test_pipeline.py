@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -242,14 +241,15 @@ def test_killed_while_training_and_run_again(tiny_recipe: Path, made: Run, tmp_p
         "-q",
     ]
     longer = ["--set", "train.rounds=6", "--set", "train.keep_fraction=1.0", "--set", "name=long"]
-    process = subprocess.Popen(command + longer, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("store/.building/train-*/resume/step-*/manifest.json")):
-        assert process.poll() is None, "ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen(command + longer, stdout=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 600  # a busy machine is no failure
+            while not list(tmp_path.glob("store/.building/train-*/resume/step-*/manifest.json")):
+                assert process.poll() is None, "ended before it could be killed"
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        finally:
+            process.kill()  # SIGKILL
     assert not list(tmp_path.glob("store/train-*"))
     recipe = load_recipe(
         tiny_recipe, changes={"train.rounds": 6, "train.keep_fraction": 1.0, "name": "long"}
