@@ -21,6 +21,16 @@ def test_an_unknown_name_is_refused_with_its_key(key: str, tiny_recipe: Path) ->
         check_choices(load_recipe(tiny_recipe, changes={key: value}))
 
 
+@pytest.mark.parametrize(
+    ("key", "name"), [("inherit.neurons", "auto"), ("inherit.start", "parent")]
+)
+def test_the_refusal_names_what_stands_for_no_single_method(
+    key: str, name: str, tiny_recipe: Path
+) -> None:
+    with pytest.raises(RecipeError, match=rf"it has {name}, "):
+        check_choices(load_recipe(tiny_recipe, changes={key: "nothing"}))
+
+
 @pytest.mark.parametrize(("key", "name"), [("family", "lama"), ("device", "iphon")])
 def test_so_are_families_and_devices(key: str, name: str, tiny_recipe: Path) -> None:
     with pytest.raises(UserError, match=name):

@@ -41,9 +41,9 @@ CHOICES: dict[str, Mapping[str, Method[Any]]] = {
 }
 
 
-_OUTSIDE_THE_TABLES = {
-    ("inherit.start", "parent"),
-    *((key, "auto") for key in ("inherit.neurons", "inherit.hidden", "inherit.refit")),
+_ALSO = {  # names that a recipe may give and that stand for no single method
+    "inherit.start": ("parent",),
+    **dict.fromkeys(("inherit.neurons", "inherit.hidden", "inherit.refit"), ("auto",)),
 }
 
 
@@ -59,8 +59,8 @@ def check_choices(recipe: Recipe) -> None:
         names = value if isinstance(value, tuple) else (value,)
         for name in names:
             listed = key == "inherit.layers" and isinstance(name, int)
-            if not listed and (key, name) not in _OUTSIDE_THE_TABLES:
-                pick(table, name, f"[{stage}] {field}")
+            if not listed and name not in _ALSO.get(key, ()):
+                pick(table, name, f"[{stage}] {field}", also=_ALSO.get(key, ()))
     family = load_family(recipe.family)
     if recipe.parent is None:
         if family.auto_map:

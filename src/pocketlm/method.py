@@ -4,7 +4,7 @@ Stages keep one table per choice (`SELECTORS`, `RANKERS`, `NEURON_SCORES`, ...).
 entry, studies enumerate the table, `pocketlm show methods` prints it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -27,11 +27,13 @@ class Method(Generic[F]):
         return (self.function.__doc__ or "").strip().splitlines()[0]
 
 
-def pick(table: Mapping[str, Method[F]], name: str, where: str) -> F:
+def pick(table: Mapping[str, Method[F]], name: str, where: str, *, also: Sequence[str] = ()) -> F:
     """Return the function that `name` stands for in `table`.
 
-    `where` is the recipe key, for the message. Raises `RecipeError` with the nearest name.
+    `where` is the recipe key, `also` what it may say besides, both for the message. Raises
+    `RecipeError` with the nearest name.
     """
     if name not in table:
-        raise RecipeError(f"{where} = {name!r}: no such method; {did_you_mean(name, table)}")
+        known = did_you_mean(name, [*also, *table])
+        raise RecipeError(f"{where} = {name!r}: no such method; {known}")
     return table[name].function

@@ -15,7 +15,6 @@ import torch
 
 from pocketlm.corpus.blocks import Blocks
 from pocketlm.errors import Interrupted, StageError
-from pocketlm.model.checkpoint import load_child
 from pocketlm.model.child import Child
 from pocketlm.progress import SilentProgress
 from pocketlm.stages.train import Trained, train
@@ -30,11 +29,6 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 1e-2,
     "checkpoint_seconds": 1e-9,
 }
-
-
-@pytest.fixture(scope="module")
-def child(tiny_parent: Path) -> Child:
-    return load_child(tiny_parent)
 
 
 @pytest.fixture(scope="module")

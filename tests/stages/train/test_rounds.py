@@ -10,7 +10,6 @@ import torch
 
 from pocketlm.corpus.blocks import Blocks
 from pocketlm.errors import Interrupted
-from pocketlm.model.checkpoint import load_child
 from pocketlm.model.child import Child
 from pocketlm.progress import SILENT
 from pocketlm.recipe import TrainTable
@@ -30,11 +29,6 @@ SETTINGS: dict[str, Any] = {
     "checkpoint_seconds": 1e-9,
     "dtype": "float32",
 }
-
-
-@pytest.fixture(scope="module")
-def child(tiny_parent: Path) -> Child:
-    return load_child(tiny_parent)
 
 
 @pytest.fixture(scope="module")

@@ -1,23 +1,16 @@
 """A step: the same gradient however it is cut, and none where a number is not finite."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from pocketlm.errors import RecipeError
-from pocketlm.model.checkpoint import load_child
 from pocketlm.model.child import Child
 from pocketlm.recipe import TrainTable
 from pocketlm.stages.train.automatic import Choices
 from pocketlm.stages.train.optim import OPTIMIZERS
 from pocketlm.stages.train.step import Step
-
-
-@pytest.fixture(scope="module")
-def child(tiny_parent: Path) -> Child:
-    return load_child(tiny_parent)
 
 
 @pytest.fixture(scope="module")

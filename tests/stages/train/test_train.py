@@ -10,7 +10,6 @@ import torch
 
 from pocketlm.corpus.blocks import Blocks
 from pocketlm.errors import CorpusError, Interrupted, RecipeError, StageError
-from pocketlm.model.checkpoint import load_child
 from pocketlm.model.child import Child
 from pocketlm.model.loss import block_losses
 from pocketlm.stages.train import Trained, loop, train
@@ -25,11 +24,6 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 1e-2,
     "checkpoint_seconds": 1e-9,  # at every row of the log
 }
-
-
-@pytest.fixture(scope="module")
-def child(tiny_parent: Path) -> Child:
-    return load_child(tiny_parent)
 
 
 @pytest.fixture(scope="module")
