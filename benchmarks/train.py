@@ -6,7 +6,7 @@ with OMP_NUM_THREADS set to more, wall seconds, and the machine must be idle. Ou
 command line starts it, with PROCESS_SETTINGS; `hf_best_*_tuned` shares those settings.
 `vs_hf_trainer` is against the fastest set of Trainer's own flags (bf16, fused AdamW, compile, one
 attention or the other), `vs_hf_trainer_default` against none. `--quick` compiles nothing
-(`compiled` is 0) and draws 8 x 10^6. The Trainer needs accelerate; without it those numbers are
+(`compiled` is 0) and draws 2 x 10^7. The Trainer needs accelerate; without it those numbers are
 absent.
 """
 
@@ -14,6 +14,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import json
 import subprocess
 import sys
 import time
@@ -40,16 +41,6 @@ FULL = {
     "30m": PAIRS,
 }
 HEADLINE = {True: "2m", False: "8m"}
-DRAW = """
-import resource, sys, time
-import numpy as np
-from pocketlm.stages.train.resample import softmax_loss
-size = int(float(sys.argv[1]))
-loss_N = np.random.default_rng(0).standard_normal(size, dtype=np.float32)
-started = time.perf_counter()
-softmax_loss(loss_N, num_drawn=size // 2, rng=np.random.default_rng(1))
-print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
-"""
 
 
 def measure(quick: bool) -> Numbers:
@@ -58,6 +49,7 @@ def measure(quick: bool) -> Numbers:
     for case, arms in (QUICK if quick else FULL).items():
         seconds, first = _steps(case, _possible(arms), 3 if quick else 6)
         shape, seq_len, tokens = CASES[case]
+        print(case, {arm: round(tokens / s) for arm, s in seconds.items()}, file=sys.stderr)
         numbers |= {f"{case}_{arm}_tokens_per_s": tokens / s for arm, s in seconds.items()}
         ours = min(s for arm, s in seconds.items() if arm.startswith("ours"))
         rate = training_flops_per_token(shape, seq_len) * tokens / ours
@@ -74,7 +66,7 @@ def measure(quick: bool) -> Numbers:
         for name in ("plain_bfloat16", "plain_float32", "hf_best_compiled_tuned"):
             if name in seconds:
                 numbers[f"ratio_to_{name}"] = seconds[name] / ours
-    return numbers | _draw("8e6" if quick else "8e8") | {"read_tokens_per_s": _reading()}
+    return numbers | _draw(quick) | {"read_tokens_per_s": _reading()}
 
 
 def _is_best(arm: str) -> bool:
@@ -143,12 +135,13 @@ def _matmul_rate() -> float:
     return 2 * size**3 / best
 
 
-def _draw(size: str) -> Numbers:
-    """Seconds and peak GB of drawing half of `size` blocks, in a process of its own."""
-    command = [sys.executable, "-c", DRAW, size]
+def _draw(quick: bool) -> Numbers:
+    """Seconds and peak GB of drawing half of the blocks: benchmarks/resample.py, by itself."""
+    script = Path(__file__).with_name("resample.py")
+    command = [sys.executable, str(script), "--json", *(["--quick"] if quick else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    seconds, peak = (float(word) for word in done.stdout.split())
-    return {f"resample_{size}_s": seconds, f"resample_{size}_peak_gb": peak}
+    found: Numbers = json.loads(done.stdout.splitlines()[-1])
+    return {name: value for name, value in found.items() if name.startswith("resample_")}
 
 
 def _reading() -> float:
