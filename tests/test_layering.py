@@ -32,7 +32,7 @@ LEVELS = (
     ("method",),
     ("recipe",),
     ("design_table", "train_table"),
-    ("rounds_table",),
+    ("rounds_table", "distil_table"),
     ("tables",),
     ("units", "errors", "stages"),
 )

@@ -22,6 +22,7 @@ from pocketlm.recipe import TrainTable
 from pocketlm.stages.train.automatic import Choices, try_choices
 from pocketlm.stages.train.checkpoint import Checkpoint, load_newest, save_checkpoint
 from pocketlm.stages.train.choice import Choice
+from pocketlm.stages.train.distil import Lessons
 from pocketlm.stages.train.distributed import Team
 from pocketlm.stages.train.journal import Journal
 from pocketlm.stages.train.optim import optimizer_tensors, restore_optimizer
@@ -69,7 +70,9 @@ class Learner:
         self._peak_rate = peak_rate(table, num_params, sum(round_sizes) * table.seq_len)
         self._decay = pick(SCHEDULES, table.schedule, "[train] schedule")
         self._span = pick(ROUND_SCHEDULES, table.round_schedule, "[train] round_schedule")
-        self.choice = Choice(blocks, table, references or References(), self._frozen_losses)
+        references = references or References()
+        self._lessons = Lessons(table, references.teacher, sum(steps))
+        self.choice = Choice(blocks, table, references, self._frozen_losses)
         self._checkpoints: Path | None = None
         self._step, self._tokens = 0, 0
         self._seconds = self._rate = 0.0
@@ -214,8 +217,13 @@ class Learner:
     def _update(self, block_B: IntArray) -> None:
         """One optimizer step; its results are read every few steps."""
         self._rate = self._peak_rate * self._rate_share()
-        batch = self._reader.take(self._own(block_B))
-        outcome = self._compute.update(*batch, num_blocks=block_B.size, rate=self._rate)
+        own_P = self._own(block_B)
+        outcome = self._compute.update(
+            *self._reader.take(own_P),
+            num_blocks=block_B.size,
+            rate=self._rate,
+            lesson=self._lessons.at(self._step, own_P),
+        )
         self._unread.append((self._step, block_B, outcome))
         if len(self._unread) >= _FETCH_EVERY[self._compute.device.type]:
             self._fetch()
