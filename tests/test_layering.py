@@ -31,7 +31,7 @@ LEVELS = (
     ("artifact", "device", "hardware", "progress", "report"),
     ("method",),
     ("recipe",),
-    ("design_table", "train_table"),
+    ("design_table", "train_table", "evaluate_table"),
     ("rounds_table", "distil_table"),
     ("tables",),
     ("units", "errors", "stages"),
