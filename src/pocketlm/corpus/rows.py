@@ -68,23 +68,22 @@ def _json_rows(path: Path, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def _csv_rows(path: Path, stream: IO[bytes], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-    reader = csv.reader(text, **_DIALECTS[_kind(path)])
-    try:
-        names = list(columns) or next(reader, [])
-        if len(set(names)) < len(names):
-            raise CorpusError(f"{path}: line 1: two columns of one name in {', '.join(names)}")
-        for fields in reader:
-            if not fields:  # a blank line
-                continue
-            if len(fields) != len(names):
-                raise CorpusError(
-                    f"{path}: line {reader.line_num}: {len(fields)} fields; "
-                    f"{len(names)} are needed: {', '.join(names)}"
-                )
-            yield dict(zip(names, fields, strict=True))
-    except csv.Error as error:
-        raise CorpusError(f"{path}: line {reader.line_num}: {error}") from None
+    with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
+        reader = csv.reader(text, **_DIALECTS[_kind(path)])
+        try:
+            names = list(columns) or next(reader, [])
+            if len(set(names)) < len(names):
+                raise CorpusError(f"{path}: line 1: two columns of one name in {', '.join(names)}")
+            yield from (_named(path, reader.line_num, names, fields) for fields in reader if fields)
+        except csv.Error as error:
+            raise CorpusError(f"{path}: line {reader.line_num}: {error}") from None
+
+
+def _named(path: Path, line: int, names: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
+    if len(fields) != len(names):
+        needed = f"{len(names)} are needed: {', '.join(names)}"
+        raise CorpusError(f"{path}: line {line}: {len(fields)} fields; {needed}")
+    return dict(zip(names, fields, strict=True))
 
 
 def _parquet_rows(path: Path, stream: IO[bytes]) -> Iterator[dict[str, Any]]:

@@ -25,8 +25,10 @@ def build_items(
     """Items of one task in the questions' order, in one of its forms (None: its first).
 
     The first `shots` (None: the task's default) of a question's own part of `examples` stand before
-    it, in the file's order, never the question itself. Raises `RecipeError` for a form the task
-    does not have or a negative number, `CorpusError` where a part has fewer examples.
+    it, in the file's order, never the question itself: one of CMMLU's (college_law, 99) is among
+    its five examples with its answers in another order, and gets the four others. Raises
+    `RecipeError` for a form the task does not have or a negative number, `CorpusError` where a part
+    has fewer examples.
     """
     form = task.forms[0] if form is None else form
     shots = task.shots if shots is None else shots
@@ -47,15 +49,10 @@ def _shown(
     task: Task, question: Question, pool: Sequence[Question], shots: int
 ) -> Sequence[Question]:
     """The first `shots` examples that are not the question itself, under whatever id."""
-    others = [*islice((other for other in pool if not _same(other, question)), shots)]
-    if len(others) < shots:
-        if not task.examples:
-            raise CorpusError(f"{task.name}: shots = {shots}, but it has no examples; give 0")
-        raise CorpusError(
-            f"{task.name}: shots = {shots}, but {question.part!r} has {len(others)} examples "
-            f"beside question {question.id!r}; give {len(others)} or fewer"
-        )
-    return others
+    if len(pool) < shots:
+        have = f"{question.part!r} has {len(pool)} examples" if pool else "it has no examples"
+        raise CorpusError(f"{task.name}: shots = {shots}, but {have}; give {len(pool)} or fewer")
+    return [*islice((example for example in pool if not _same(example, question)), shots)]
 
 
 def _same(example: Question, question: Question) -> bool:
