@@ -34,7 +34,7 @@ LEVELS = (
     ("design_table", "train_table", "evaluate_table"),
     ("rounds_table", "distil_table"),
     ("tables",),
-    ("units", "errors", "stages"),
+    ("units", "errors", "finding", "stages"),
 )
 LEVEL = {entry: level for level, entries in enumerate(LEVELS) for entry in entries}
 FREE = {""}  # the public list, which imports lazily whatever it names

@@ -244,11 +244,20 @@ def new(
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    eval_folder: Annotated[
+        Path | None, typer.Option("--eval", metavar="DIR", help="Look over benchmark files too.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Say what this machine has, what is missing, and how to get it."""
     from pocketlm.doctor import examine
 
     findings = examine()
+    if eval_folder is not None:
+        from pocketlm.stages.evaluate.examine import examine_benchmarks
+
+        findings += examine_benchmarks(eval_folder)
     if as_json:
         print_json({f.name: {"state": f.state, "text": f.text} for f in findings})
     else:
