@@ -85,7 +85,7 @@ def clustered_share(hit_N: Floats, cluster_N: Ints) -> Measured:
     Where every item of every passage came out alike, passages count as Wilson's items.
     """
     found = clustered_mean(hit_N, cluster_N)
-    num_clusters = np.unique(cluster_N).size
+    num_clusters = int(np.count_nonzero(np.bincount(cluster_N)))
     if found.error is None or (num_clusters < hit_N.size and found.error > 0):
         return _within_0_and_1(found)
     low, high = wilson(found.value * num_clusters, num_clusters)

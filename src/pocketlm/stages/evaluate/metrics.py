@@ -13,7 +13,6 @@
 Shapes: N items, F choices of all of them, C choices of one item, B resamples, P parts.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -23,6 +22,7 @@ from pocketlm.errors import StageError
 from pocketlm.method import Method, pick
 from pocketlm.stages.evaluate.columns import Columns, codes
 from pocketlm.stages.evaluate.provenance import Origin
+from pocketlm.stages.evaluate.resampling import Resampled, cells, mcc, ratio
 from pocketlm.stages.evaluate.rouge import KINDS
 from pocketlm.statistics import (
     Floats,
@@ -30,14 +30,13 @@ from pocketlm.statistics import (
     Measured,
     clustered_mean,
     clustered_share,
-    matthews,
     mean_over_parts,
-    percentiles,
-    resampled_sums,
 )
 from pocketlm.units import BITS_PER_NAT
 
 RESAMPLES = 1000
+CELL = "cell."
+"""Prefix of the cells of the confusion table among sums."""
 NEAR = 1e-4
 """Normalised scores closer than this are a near tie: float32 and another batch can turn it."""
 
@@ -165,8 +164,8 @@ def score_task(
     cluster_N, clusters = codes(columns.cluster_N)
     part_N, parts = codes(columns.part_N)
     score_N = columns.rouge_N3[:, 0] if writes else own.hit_N
-    drawn = _Resampled(_sums_of(columns, own, origin), cluster_N, resamples, rng)
-    rouge = {kind: drawn.ratio(2 + k, 5) for k, kind in enumerate(KINDS)} if writes else None
+    drawn = Resampled(summed(columns, own, origin), cluster_N, num_draws=resamples, rng=rng)
+    rouge = {kind: drawn.measure(ratio(kind, "items")) for kind in KINDS} if writes else None
     score = rouge[KINDS[0]] if rouge else clustered_share(own.hit_N, cluster_N)
     corrected_N = (own.hit_N - 1 / columns.counts_N) / (1 - 1 / np.maximum(columns.counts_N, 2))
     return TaskScore(
@@ -183,63 +182,31 @@ def score_task(
         majority=0.0 if writes else _majority(columns.gold_N),
         corrected=None if writes else clustered_mean(corrected_N, cluster_N),
         probability=None if writes else clustered_mean(own.probability_N, cluster_N),
-        bits_per_byte=drawn.ratio(0, 1),
-        mcc=drawn.mcc(2) if origin.metric == "mcc" and not writes else None,
+        bits_per_byte=drawn.measure(ratio("bits", "bytes")),
+        mcc=drawn.measure(mcc(CELL)) if origin.metric == "mcc" and not writes else None,
         rouge=rouge,
         near_ties=0 if writes else int(own.near_N.sum()),
         contexts_cut=int((columns.context_cut_N > 0).sum()),
         seams=int(columns.seam_N.sum()),
-        parts=() if writes else _parts(columns, own.hit_N, cluster_N),
+        parts=() if writes else _parts(columns, own.hit_N, part_N, parts, cluster_N),
     )
 
 
-class _Resampled:
-    """Sums over a task's items, and the same over its clusters drawn again."""
-
-    def __init__(
-        self, sums_NQ: Floats, cluster_N: Ints, resamples: int, rng: np.random.Generator
-    ) -> None:
-        self.sums_Q = sums_NQ.sum(axis=0)
-        self.draws_BQ: Floats | None = None
-        sums_GQ: Floats = np.stack(
-            [np.bincount(cluster_N, weights=sums_N) for sums_N in sums_NQ.T], axis=1
-        )
-        if len(sums_GQ) > 1:
-            self.draws_BQ = resampled_sums(sums_GQ, num_draws=resamples, rng=rng)
-
-    def ratio(self, top: int, bottom: int) -> Measured:
-        """One sum over another."""
-        value = float(self.sums_Q[top] / self.sums_Q[bottom])
-        if self.draws_BQ is None:
-            return Measured(value=value)
-        return percentiles(value, self.draws_BQ[:, top] / self.draws_BQ[:, bottom])
-
-    def mcc(self, first: int) -> Measured:
-        """Matthews correlation of the confusion counts that begin at `first`."""
-        num_classes = math.isqrt(self.sums_Q.size - first)
-        value = float(matthews(self.sums_Q[first:].reshape(num_classes, num_classes)))
-        if self.draws_BQ is None:
-            return Measured(value=value)
-        draws_BKK = self.draws_BQ[:, first:].reshape(-1, num_classes, num_classes)
-        return percentiles(value, matthews(draws_BKK))
-
-
-def _sums_of(columns: Columns, own: Answers, origin: Origin) -> Floats:
-    """What is summed over items: bits and bytes of the right answer, then what the task needs:
-    ROUGE and a one for written answers, the cells of the confusion table for MCC."""
+def summed(columns: Columns, own: Answers, origin: Origin, prefix: str = "") -> dict[str, Floats]:
+    """What metrics take from a task's items, [N] each, names after `prefix`: bits and bytes of the
+    right answer, then ROUGE and a one for written answers, or the cells of the confusion table."""
     bits_N = BITS_PER_NAT * columns.nats_F[columns.gold_F]
-    sums = [bits_N, columns.bytes_F[columns.gold_F].astype(np.float64)]
+    sums = {"bits": bits_N, "bytes": columns.bytes_F[columns.gold_F].astype(np.float64)}
     if origin.form == "generation":
-        return np.stack([*sums, *columns.rouge_N3.T, np.ones(len(columns))], axis=1)
-    if origin.metric == "mcc":
-        num_classes = int(columns.counts_N.max())
-        cell_N = columns.gold_N * num_classes + own.chosen_N
-        sums += list((cell_N == np.arange(num_classes**2)[:, None]).astype(np.float64))
-    return np.stack(sums, axis=1)
+        sums |= dict(zip(KINDS, columns.rouge_N3.T, strict=True), items=np.ones(len(columns)))
+    elif origin.metric == "mcc":
+        sums |= cells(columns.gold_N, own.chosen_N, int(columns.counts_N.max()), CELL)
+    return {f"{prefix}{name}": values_N for name, values_N in sums.items()}
 
 
-def _parts(columns: Columns, hit_N: Floats, cluster_N: Ints) -> tuple[Part, ...]:
-    part_N, names = codes(columns.part_N)
+def _parts(
+    columns: Columns, hit_N: Floats, part_N: Ints, names: list[str], cluster_N: Ints
+) -> tuple[Part, ...]:
     order_N = np.argsort(part_N, kind="stable")
     pieces = np.split(order_N, np.cumsum(np.bincount(part_N))[:-1])
     return tuple(
