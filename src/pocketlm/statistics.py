@@ -20,7 +20,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, ndtri, stdtr, stdtrit  # scipy.stats takes a second more to import
+from scipy.special import (  # scipy.stats takes a second more to import
+    bdtr,
+    ndtr,
+    ndtri,
+    stdtr,
+    stdtrit,
+)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -87,7 +93,7 @@ def clustered_share(hit_N: Floats, cluster_N: Ints) -> Measured:
     found = clustered_mean(hit_N, cluster_N)
     num_clusters = int(np.count_nonzero(np.bincount(cluster_N)))
     if found.error is None or (num_clusters < hit_N.size and found.error > 0):
-        return _within_0_and_1(found)
+        return as_share(found)
     low, high = wilson(found.value * num_clusters, num_clusters)
     return Measured(value=found.value, low=low, high=high, error=found.error)
 
@@ -106,7 +112,14 @@ def mean_over_parts(score_N: Floats, part_N: Ints, cluster_N: Ints) -> Measured:
     widen_P = np.where(alone_P, 1.0, np.sqrt(clusters_P / np.maximum(clusters_P - 1, 1)))
     weight_P = widen_P / (size_P.size * size_P)
     error, free = clustered_error((score_N - centre_P[part_N]) * weight_P[part_N], cluster_N)
-    return _within_0_and_1(t_interval(float(mean_P.mean()), error, free))
+    return t_interval(float(mean_P.mean()), error, free)
+
+
+def as_share(found: Measured) -> Measured:
+    """The same with its interval inside 0 to 1."""
+    if found.low is None or found.high is None:
+        return found
+    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
 
 
 def normal_interval(value: float, error: float | None, *, alpha: float = ALPHA) -> Measured:
@@ -122,6 +135,13 @@ def t_p(value: float, error: float | None, free: int) -> float:
     if error is None or value == 0:
         return 1.0
     return 0.0 if error == 0 else float(2 * stdtr(free, -abs(value / error)))
+
+
+def normal_p(value: float, error: float | None) -> float:
+    """Two-sided normal p of `value` against 0; 1 without an error, and for 0 itself."""
+    if error is None or value == 0:
+        return 1.0
+    return 0.0 if error == 0 else float(2 * ndtr(-abs(value / error)))
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:
@@ -207,9 +227,3 @@ def bootstrap_interval(
     sums_B2 = resampled_sums(np.stack([bits_N, bytes_N], axis=1), num_draws=num_draws, rng=rng)
     low, high = np.quantile(sums_B2[:, 0] / sums_B2[:, 1], [alpha / 2, 1 - alpha / 2])
     return float(low), float(high)
-
-
-def _within_0_and_1(found: Measured) -> Measured:
-    if found.low is None or found.high is None:
-        return found
-    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))

@@ -117,7 +117,7 @@ def from_records(records: Iterable[Record]) -> Columns:
     written and rouge-score is not installed.
     """
     listed = list(records)
-    _check_lengths(listed)
+    _check(listed)
     values: dict[str, Any] = {
         name: np.array(
             [value for record in listed for value in getattr(record, own)],
@@ -158,8 +158,12 @@ def _as_words(values: Sequence[str | None]) -> Words:
     return words_N
 
 
-def _check_lengths(records: Sequence[Record]) -> None:
+def _check(records: Sequence[Record]) -> None:
+    known: set[tuple[str, str]] = set()
     for record in records:
+        if (record.task, record.item) in known:
+            raise StageError(f"{record.task}, item {record.item}: recorded twice")
+        known.add((record.task, record.item))
         if len({len(getattr(record, own)) for own in _FIELDS.values()}) > 1:
             raise StageError(f"{record.task}, item {record.item}: its tuples differ in length")
 

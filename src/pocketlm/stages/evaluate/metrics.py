@@ -28,6 +28,7 @@ from pocketlm.statistics import (
     Floats,
     Ints,
     Measured,
+    as_share,
     clustered_mean,
     clustered_share,
     mean_over_parts,
@@ -163,7 +164,7 @@ def score_task(
     own, writes = answers(columns, normaliser), origin.form == "generation"
     cluster_N, clusters = codes(columns.cluster_N)
     part_N, parts = codes(columns.part_N)
-    score_N = columns.rouge_N3[:, 0] if writes else own.hit_N
+    score_N = headline(columns, own)
     drawn = Resampled(summed(columns, own, origin), cluster_N, num_draws=resamples, rng=rng)
     rouge = {kind: drawn.measure(ratio(kind, "items")) for kind in KINDS} if writes else None
     score = rouge[KINDS[0]] if rouge else clustered_share(own.hit_N, cluster_N)
@@ -177,7 +178,7 @@ def score_task(
         num_items=len(columns),
         num_clusters=len(clusters),
         score=score,
-        by_part=score if len(parts) == 1 else mean_over_parts(score_N, part_N, cluster_N),
+        by_part=score if len(parts) == 1 else as_share(mean_over_parts(score_N, part_N, cluster_N)),
         chance=0.0 if writes else float((1 / columns.counts_N).mean()),
         majority=0.0 if writes else _majority(columns.gold_N),
         corrected=None if writes else clustered_mean(corrected_N, cluster_N),
@@ -190,6 +191,11 @@ def score_task(
         seams=int(columns.seam_N.sum()),
         parts=() if writes else _parts(columns, own.hit_N, part_N, parts, cluster_N),
     )
+
+
+def headline(columns: Columns, own: Answers) -> Floats:
+    """What a task's score is the mean of, [N]: hits, or ROUGE-1 where answers were written."""
+    return np.where(columns.writes_N, columns.rouge_N3[:, 0], own.hit_N)
 
 
 def summed(columns: Columns, own: Answers, origin: Origin, prefix: str = "") -> dict[str, Floats]:
