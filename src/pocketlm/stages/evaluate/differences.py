@@ -60,13 +60,13 @@ class TaskDifference:
     only_second: int | None
     p: float
     """Two-sided, before Holm."""
-    detectable: float | None
-    """Difference that these items find four times in five, Holm included; None where the models
-    never differ or one passage alone cannot tell."""
     mcc: Measured | None
     bits_per_byte: Measured
     """Of the right answers; less is better."""
     bits_p: float
+    detectable: float | None = None
+    """Difference that these items find four times in five, Holm included; None where the models
+    never differ or one passage alone cannot tell."""
     p_holm: float = 1.0
     verdict: Verdict = "not resolvable"
     """What the second model is, held against the first."""
@@ -145,13 +145,11 @@ def _compare(
     first, second = _same_items(all_first, all_second)
     own_first, own_second = answers(first, normaliser), answers(second, normaliser)
     first_N, second_N = headline(first, own_first), headline(second, own_second)
+    difference_N, writes = second_N - first_N, origin.form == "generation"
     cluster_N, clusters = codes(first.cluster_N)
-    writes = origin.form == "generation"
-    difference_N = second_N - first_N
     only_first, only_second = int((difference_N < 0).sum()), int((difference_N > 0).sum())
-    sums = summed(first, own_first, origin, "first.") | summed(
-        second, own_second, origin, "second."
-    )
+    sums = summed(first, own_first, origin, "first.")
+    sums |= summed(second, own_second, origin, "second.")
     drawn = Resampled(sums, cluster_N, num_draws=RESAMPLES, rng=rng)
     tested = clustered_mean(difference_N, cluster_N)
     if writes:
@@ -175,7 +173,6 @@ def _compare(
         only_first=None if writes else only_first,
         only_second=None if writes else only_second,
         p=p,
-        detectable=None,
         mcc=drawn.measure(_mcc) if f"first.{CELL}0000" in sums else None,
         bits_per_byte=drawn.measure(_bits),
         bits_p=drawn.p(_bits),
