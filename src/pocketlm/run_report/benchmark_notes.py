@@ -16,6 +16,8 @@ class ModelScore:
     """One model on one task: as the table has it, and what stands below."""
 
     score: Measured
+    corrected: Measured | None
+    """Accuracy of which guessing is 0 and all right 1; None for written answers."""
     bits_per_byte: Measured
     mcc: Measured | None
     contexts_cut: int
@@ -105,7 +107,7 @@ def _task(
     return TaskLine(
         task=row["task"],
         group=row["group"],
-        asked=f"{row['form']}, {row['shots']} shots",
+        asked=f"{row['form']}, {row['shots']}-shot",
         num_items=row["num_items"],
         chance=row["chance"],
         majority=row["majority"],
@@ -121,6 +123,7 @@ def _task(
 def _model(row: Mapping[str, Any]) -> ModelScore:
     return ModelScore(
         score=Measured(**row["in_table"]),
+        corrected=_measured(row["corrected"]),
         bits_per_byte=Measured(**row["bits_per_byte"]),
         mcc=_measured(row["mcc"]),
         contexts_cut=row["contexts_cut"],

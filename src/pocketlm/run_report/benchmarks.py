@@ -1,4 +1,4 @@
-"""The benchmarks' part of a run's page: the paper's table with child beside parent, and its bars."""
+"""The benchmarks of a run on its page: the paper's table with child beside parent, and bars."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WORDS = 3  # leading columns of the table that hold words
+_WORDS = 2  # leading columns of both tables that hold words
+_DASHES = (0, (3, 2))
 _NAMES = {
     "ceval": "C-Eval", "cmmlu": "CMMLU", "mmlu": "MMLU", "agieval": "AGI-Eval", "boolq": "BoolQ",
     "axb": "AX-b", "piqa": "PIQA", "eprstmt": "EPRSTMT", "xsum": "XSum", "c3": "C3",
@@ -29,22 +30,27 @@ def benchmark_section(notes: BenchmarkNotes | None) -> list[Html]:
         _scores(notes, paired),
         note(_how(notes, paired)),
         _likelihoods(notes, paired),
+        note(
+            "Above guessing: the child's accuracy, counted so that guessing is 0 and all right 100, "
+            "each item by its own number of options. Matthews: the child's correlation of chosen "
+            "and right."
+        ),
         *(note(text) for text in _cautions(notes)),
     ]
 
 
 def _scores(notes: BenchmarkNotes, paired: bool) -> Html:
-    header = ["group", "task", "asked as", "items", "guessing", "majority"]
+    header = ["group", "task", "items", "guessing", "majority"]
     header += ["parent", "child", "child - parent", "verdict"] if paired else ["child (95 %)"]
     rows, group = [], ""
     for line in notes.tasks:
-        shown = [line.group if line.group != group else "", _name(line.task), line.asked]
+        shown = [line.group if line.group != group else "", _name(line.task)]
         shown += [f"{line.num_items:,}", _percent(line.chance), _percent(line.majority)]
         parent = line.parent.score if line.parent else None
         rows.append(shown + _pair(line.child.score, parent, line.difference, line.verdict, paired))
         group = line.group
     for mean in notes.averages:
-        shown = ["average", mean.name, "", f"{mean.num_items:,}"]
+        shown = ["Average" if mean is notes.averages[0] else "", mean.name, f"{mean.num_items:,}"]
         shown += [_percent(mean.chance), _percent(mean.majority)]
         rows.append(shown + _pair(mean.child, mean.parent, mean.difference, "", paired))
     return table(header, rows, text_columns=_WORDS)
@@ -64,7 +70,7 @@ def _likelihoods(notes: BenchmarkNotes, paired: bool) -> Html:
     """Bits per byte of the right answers, and Matthews correlation where a task has it."""
     rows = []
     for line in notes.tasks:
-        shown = [_name(line.task)]
+        shown = [_name(line.task), line.asked]
         if paired:
             apart = line.bits_difference
             shown += [
@@ -76,10 +82,12 @@ def _likelihoods(notes: BenchmarkNotes, paired: bool) -> Html:
         else:
             own = line.child.bits_per_byte
             shown.append(f"{own.value:.3f} {_span(own, 1, '.3f')}")
-        mcc = line.child.mcc
+        corrected, mcc = line.child.corrected, line.child.mcc
+        shown.append(f"{100 * corrected.value:+.1f}" if corrected else "")
         rows.append([*shown, f"{mcc.value:+.3f} {_span(mcc, 1, '+.3f')}" if mcc else ""])
     names = ["parent", "child", "child - parent", "verdict"] if paired else ["child (95 %)"]
-    return table(["right answers, bits per byte", *names, "Matthews, child"], rows)
+    header = ["bits per byte of answers", "asked as", *names, "above guessing", "Matthews"]
+    return table(header, rows, text_columns=_WORDS)
 
 
 def _how(notes: BenchmarkNotes, paired: bool) -> str:
@@ -103,7 +111,7 @@ def _cautions(notes: BenchmarkNotes) -> list[str]:
         for key in ("contexts_cut", "seams", "near_ties")
     )
     return [
-        f"Contexts cut at their beginning, child: {_counted(cut)}.",
+        f"Items whose context lost its beginning, child: {_counted(cut)}.",
         f"Choices whose first token would swallow the end of the context ({notes.seam}), child: "
         f"{_counted(seams)}.",
         f"Near ties, which rounding could turn, child: {_counted(ties)}.",
@@ -111,7 +119,7 @@ def _cautions(notes: BenchmarkNotes) -> list[str]:
 
 
 def _counted(counts: Sequence[tuple[TaskLine, int]]) -> str:
-    told = [f"{_name(line.task)} {count:,} in {line.num_items:,} items" for line, count in counts]
+    told = [f"{_name(line.task)} {count:,}" for line, count in counts]
     return ", ".join(told) or "none"
 
 
@@ -138,8 +146,7 @@ def _bars(notes: BenchmarkNotes) -> Html:
         handles: list[Any] = [Patch(color=COLOUR["s1"], label="child")]
         if any(line.parent for line in notes.tasks):
             handles.append(Patch(color=COLOUR["s5"], label="parent"))
-        dashes = {"color": COLOUR["s6"], "linestyle": (0, (3, 2)), "label": "guessing"}
-        handles.append(Line2D([], [], **dashes))
+        handles.append(Line2D([], [], color=COLOUR["s6"], linestyle=_DASHES, label="guessing"))
         figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=9)
 
     size = (9.0, 1.2 + 0.46 * len(notes.tasks))
@@ -159,7 +166,7 @@ def _paint_task(axes: "Axes", row: int, line: TaskLine) -> None:
             axes.plot(ends, (at, at), color=COLOUR["ink"], linewidth=1.3, marker="|", markersize=5)
     if line.chance > 0:
         axes.plot((100 * line.chance,) * 2, (row - 0.44, row + 0.44), color=COLOUR["s6"],
-                  linewidth=1.5, linestyle=(0, (3, 2)))  # fmt: skip
+                  linewidth=1.5, linestyle=_DASHES)  # fmt: skip
 
 
 def _name(task: str) -> str:
