@@ -12,7 +12,7 @@ LEVELS = (
     ("cli",),
     ("showing",),
     ("ablation",),
-    ("summary", "estimate", "generating", "together"),
+    ("summary", "estimate", "generating", "together", "comparing"),
     ("pipeline", "compacting", "tokenising", "price"),
     ("steps", "choices"),
     (
@@ -29,7 +29,7 @@ LEVELS = (
     ),
     ("model", "corpus"),
     ("artifact", "device", "hardware", "progress", "report"),
-    ("method",),
+    ("method", "statistics"),
     ("recipe",),
     ("design_table", "train_table", "evaluate_table"),
     ("rounds_table", "distil_table"),

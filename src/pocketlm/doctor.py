@@ -21,6 +21,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "gguf": ("gguf", "xllamacpp"),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "optuna": ("optuna",),
+    "eval": ("rouge-score",),
     "dev": ("mypy", "ruff", "pytest", "hypothesis"),
 }
 
