@@ -25,11 +25,14 @@ from pocketlm.stages import NEEDS, STAGES, VERSIONS
 from pocketlm.stages.export import check_formats
 from pocketlm.stages.inherit.evidence import groups_for, learns_masks, needs_blocks
 from pocketlm.stages.train.resample import DRAW, draws
+from pocketlm.steps.benchmarks import benchmark_files
 
 _ORDER = tuple(NEEDS)
 _MAX_GENERATIONS = 8
 _CHANGES_NO_NUMBER = frozenset({"checkpoint_seconds", "planned_tokens"})
 _MASK_KEYS = ("mask_steps", "mask_rate", "mask_weights")
+# Keys that decide only through something else of the artifact's key: the calibration, files' hashes.
+_UNREAD = {"inherit": {"calibration_blocks", *_MASK_KEYS}, "evaluate": {"data", "tasks"}}
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def resolve(recipe: Recipe, store: Store) -> tuple[Inputs, dict[str, str]]:
     if isinstance(recipe.parent, ParentRecipe):
         _, parent_keys = resolve(_parent_recipe(recipe), store)
     inputs = find_inputs(recipe, store, parent_keys)
-    return inputs, stage_keys(recipe, inputs)
+    return inputs, stage_keys(recipe, inputs, benchmark_files(recipe, store.hashes))
 
 
 def make_chain(recipe: Recipe) -> tuple[Recipe, ...]:
@@ -118,8 +121,13 @@ def make_chain(recipe: Recipe) -> tuple[Recipe, ...]:
     return (recipe,)
 
 
-def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
-    """The key of every artifact: all that decides its numbers, nothing that does not."""
+def stage_keys(
+    recipe: Recipe, inputs: Inputs, benchmarks: Mapping[str, Mapping[str, str]] | None = None
+) -> dict[str, str]:
+    """The key of every artifact: all that decides its numbers, nothing that does not.
+
+    `benchmarks`: task -> file -> sha256 of what evaluate asks.
+    """
     hardware = resolve_hardware(recipe.train.dtype)
     train = recipe.train.decisions(without=_CHANGES_NO_NUMBER | {"dtype"})
     at_random = recipe.start != "parent" or recipe.inherit.neurons == "random"
@@ -141,13 +149,13 @@ def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
                   "table": train, **_mixed_by(recipe),
                   **({"draw": DRAW} if draws(recipe.train) else {})},
         "evaluate": {"parent": inputs.parent_key, "corpus": inputs.corpus_key,
-                     "seed": recipe.seed, "context": recipe.train.seq_len},
+                     "seed": recipe.seed, "context": recipe.train.seq_len,
+                     **({"benchmarks": benchmarks} if benchmarks else {})},
         "export": {"name": recipe.name, "parent": recipe.parent_name},
     }  # fmt: skip
     keys: dict[str, str] = {}
     for stage in stages_of(recipe):
-        # What decides the calibration decides the child only through it.
-        unread = {"calibration_blocks", *_MASK_KEYS} if stage == "inherit" else set()
+        unread = _UNREAD.get(stage, set())
         table = getattr(recipe, stage).decisions(without=unread) if stage in STAGES else {}
         parts = {"stage": stage, "version": VERSIONS[stage], "table": table, **own[stage]}
         keys[stage] = key_of(parts | {"needs": [keys[n] for n in needs_of(stage, recipe)]})

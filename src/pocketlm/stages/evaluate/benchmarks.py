@@ -70,7 +70,7 @@ class Answered:
     """Tokens it would have taken with every choice read from scratch."""
 
 
-def check_asking(tasks: Sequence[str], normaliser: str, seam: str, where: str) -> None:
+def check_asking(tasks: Sequence[str], normaliser: str, seam: str, *, where: str) -> None:
     """Raise `RecipeError` for the first name that is in no table; `where` begins the message."""
     for name in tasks:
         if name not in TASKS:
