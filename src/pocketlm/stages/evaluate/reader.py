@@ -19,7 +19,7 @@ from pocketlm.stages.evaluate.trees import Batch, tree_of
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import DynamicCache, PreTrainedModel
 
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 _TRIAL = ([1, 2, 3, 4, 5], [1, 2, 3, 6, 7, 8])  # two rows that begin alike
@@ -42,13 +42,18 @@ class Reader:
         on_cpu = self.network.device.type == "cpu"
         self.batch_tokens = self.batch_tokens or (BATCH_TOKENS_CPU if on_cpu else BATCH_TOKENS)
 
-    def hidden(self, batch: Batch) -> "torch.Tensor":
-        """Last hidden states [B, T, D] of the batch's trees, what they share left out."""
+    def hidden(self, batch: Batch, cache: "DynamicCache | None" = None) -> "torch.Tensor":
+        """Last hidden states [B, T, D] of the batch's trees, what they share left out.
+
+        An empty `cache` is filled with the keys and values of a batch that shares nothing.
+        """
         import torch
 
-        ids_BT, positions_BT, marks_BT = _padded(batch)
+        ids_BT, positions_BT, marks_BT = padded(batch)
         device = self.network.device
-        inputs = {"input_ids": ids_BT.to(device), "use_cache": False}
+        inputs: dict[str, Any] = {"input_ids": ids_BT.to(device), "use_cache": cache is not None}
+        if cache is not None:
+            inputs["past_key_values"] = cache
         if not batch.is_plain:
             inputs["position_ids"] = positions_BT.to(device)
             inputs["attention_mask"] = _visible(marks_BT, batch.shared).to(device)
@@ -58,6 +63,33 @@ class Reader:
             out: torch.Tensor = self.network.base_model(**inputs).last_hidden_state
         self.tokens_read += sum(tree.size - batch.shared for tree in batch.trees)
         return out
+
+    def step(
+        self, token_B: Sequence[int], position_B: "torch.Tensor", visible_BK: "torch.Tensor",
+        cache: "DynamicCache",
+    ) -> "torch.Tensor":  # fmt: skip
+        """Read one more token of every row; its last hidden states [B, D].
+
+        `visible_BK` says which columns of the cache, the new one last, each row sees.
+        """
+        import torch
+
+        device = self.network.device
+        with torch.inference_mode(), self._cast():
+            out = self.network.base_model(
+                input_ids=torch.tensor(token_B, device=device)[:, None],
+                position_ids=position_B.to(device)[:, None],
+                attention_mask=visible_BK.to(device)[:, None, None],
+                past_key_values=cache,
+                use_cache=True,
+            )
+        self.tokens_read += len(token_B)
+        hidden_BD: torch.Tensor = out.last_hidden_state[:, -1]
+        return hidden_BD
+
+    def likeliest(self, hidden_MD: "torch.Tensor") -> list[int]:
+        """The likeliest token behind each place."""
+        return [i for part in self._logits(hidden_MD) for i in part.argmax(-1).tolist()]
 
     def log_probs(self, hidden_MD: "torch.Tensor", targets_M: Sequence[int]) -> "torch.Tensor":
         """ln p of one token behind each place, float64 [M]; the head runs in slices."""
@@ -176,7 +208,7 @@ def _window(network: "PreTrainedModel") -> int:
     return min((int(window) for window in windows if window), default=2**31)
 
 
-def _padded(batch: Batch) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+def padded(batch: Batch) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
     """Ids, positions and branch numbers [B, T]; padding is a branch of its own, -1."""
     import torch
 

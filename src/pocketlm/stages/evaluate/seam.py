@@ -27,7 +27,7 @@ Shapes: C choices of an item, T tokens.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -53,6 +53,8 @@ class Seam:
     ids_C: tuple[list[int], ...]
     """Prefix token where there is one, context, choice."""
     first_C: tuple[int, ...]
+    context_T: list[int]
+    """The context encoded alone, prefix token and cut like the choices': what a model continues."""
     passes: tuple[Pass, ...] = ()
     """Empty where p(r | h) is 1."""
     crossed: int
@@ -85,6 +87,7 @@ def heal(tokenizer: Tokenizer, items: Sequence[Item], context_tokens: int) -> It
         yield Seam(
             ids_C=tuple([*prefix, *whole_T[cut:]] for whole_T in whole_CT),
             first_C=(first - cut,) * len(whole_CT),
+            context_T=[*prefix, *context_T[cut:]],
             passes=tuple(Pass(p.choice, p.place + len(prefix) - cut, p.ids) for p in passes),
             crossed=_crossed(context_T, whole_CT),
             cut_C=(cut,) * len(whole_CT),
@@ -110,6 +113,7 @@ def lm_eval(tokenizer: Tokenizer, items: Sequence[Item], context_tokens: int) ->
         yield Seam(
             ids_C=tuple(ids_T[cut:] for ids_T, cut in zip(ids_C, cut_C, strict=True)),
             first_C=tuple(first - cut for cut in cut_C),
+            context_T=[*prefix, *context_T][max(cut_C) :],
             crossed=_crossed(context_T, whole_CT),
             cut_C=cut_C,
             has_prefix=bool(prefix) and max(cut_C) == 0,
@@ -120,6 +124,22 @@ SEAMS: dict[str, Method[Encode]] = {
     "heal": Method(heal, paper="Phan et al. 2024, arXiv 2410.09303; Lundberg 2023, guidance"),
     "lm-eval": Method(lm_eval, paper="lm-evaluation-harness, TemplateLM._encode_pair"),
 }
+
+
+def shorten(seam: Seam, num_tokens: int) -> Seam:
+    """The same with `num_tokens` more left out of the context's beginning, the prefix kept.
+
+    There must be so many before the first scored token, and one more.
+    """
+    front, rest = slice(int(seam.has_prefix)), slice(int(seam.has_prefix) + num_tokens, None)
+    return replace(
+        seam,
+        ids_C=tuple(ids[front] + ids[rest] for ids in seam.ids_C),
+        first_C=tuple(first - num_tokens for first in seam.first_C),
+        context_T=seam.context_T[front] + seam.context_T[rest],
+        passes=tuple(Pass(p.choice, p.place - num_tokens, p.ids) for p in seam.passes),
+        cut_C=tuple(cut + num_tokens for cut in seam.cut_C),
+    )
 
 
 def common_length(first: Sequence[int], second: Sequence[int]) -> int:
