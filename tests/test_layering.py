@@ -13,7 +13,7 @@ LEVELS = (
     ("showing",),
     ("ablation",),
     ("summary", "estimate", "generating", "together", "comparing"),
-    ("pipeline", "compacting", "tokenising", "price"),
+    ("pipeline", "compacting", "tokenising", "evaluating", "price"),
     ("steps", "choices"),
     (
         "stages.compact",

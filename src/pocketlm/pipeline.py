@@ -31,7 +31,7 @@ _ORDER = tuple(NEEDS)
 _MAX_GENERATIONS = 8
 _CHANGES_NO_NUMBER = frozenset({"checkpoint_seconds", "planned_tokens"})
 _MASK_KEYS = ("mask_steps", "mask_rate", "mask_weights")
-# Keys that decide only through something else of the artifact's key: the calibration, files' hashes.
+# These decide only through something else in the key: the calibration, or hashes of files.
 _UNREAD = {"inherit": {"calibration_blocks", *_MASK_KEYS}, "evaluate": {"data", "tasks"}}
 
 
