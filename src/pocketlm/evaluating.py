@@ -208,12 +208,13 @@ def _text_scores(
 
 def _speed_scores(network: "PreTrainedModel", tokens: int) -> Scores:
     from pocketlm.model.timing import measure_speed
-    from pocketlm.stages.evaluate.speed import UNITS, spreads
+    from pocketlm.stages.evaluate.speed import PEAK_UNIT, UNITS, spreads
 
     speed = measure_speed(
         network, prompt_tokens=tokens, new_tokens=max(2, tokens), rng=np.random.default_rng(0)
     )
-    return {f"model.{name}": Score(own.median, UNITS[name]) for name, own in spreads(speed).items()}
+    scores = {f"model.{name}": Score(s.median, UNITS[name]) for name, s in spreads(speed).items()}
+    return scores | {"model.peak_bytes": Score(speed.peak_bytes, PEAK_UNIT)}
 
 
 def _write(out: Path, scores: Scores, found: dict[str, Any] | None, kept: Any) -> None:
