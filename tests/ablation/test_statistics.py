@@ -1,6 +1,5 @@
 """Agreement with scipy, and no more false verdicts than promised."""
 
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
