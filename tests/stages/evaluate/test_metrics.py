@@ -76,6 +76,14 @@ def test_every_number_by_hand() -> None:
     assert found.rouge is None
 
 
+def test_the_majority_place_is_a_baseline_where_places_are_seen() -> None:
+    records = [record(n, 0, [0.1, 9.0]) for n in range(4)]
+    assert score(records).majority == 1.0
+    pairs = [dataclasses.replace(r, form="continuation") for r in records]
+    found = score(pairs, form="continuation")
+    assert (found.majority, found.parts[0].majority) == (0.5, 0.5)
+
+
 def test_normalisers_choose_differently() -> None:
     """Summed: 3 beats 4. A byte: 4/8 beats 3/4. A character, one wide: 3/1 loses to 4/4."""
     columns = from_records([record(0, 0, [3.0, 4.0], num_characters=(1, 4))])
