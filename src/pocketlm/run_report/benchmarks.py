@@ -31,9 +31,9 @@ def benchmark_section(notes: BenchmarkNotes | None) -> list[Html]:
         note(_how(notes, paired)),
         _likelihoods(notes, paired),
         note(
-            "Above guessing: the child's accuracy with guessing as 0 and all right as 100, "
-            "each item by its own number of options. Matthews: the child's correlation of chosen "
-            "and right."
+            "Above guessing: the child's accuracy, counted so that guessing is 0 and all right "
+            "100, each item by its own number of options. Matthews: the child's correlation of "
+            "chosen and right."
         ),
         *(note(text) for text in _cautions(notes)),
     ]
