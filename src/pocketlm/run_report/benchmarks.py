@@ -16,7 +16,7 @@ _DASHES = (0, (3, 2))
 _NAMES = {
     "ceval": "C-Eval", "cmmlu": "CMMLU", "mmlu": "MMLU", "agieval": "AGI-Eval", "boolq": "BoolQ",
     "axb": "AX-b", "piqa": "PIQA", "eprstmt": "EPRSTMT", "xsum": "XSum", "c3": "C3",
-    "blimp": "BLiMP", "arc": "ARC",
+    "blimp": "BLiMP", "arc_e": "ARC-Easy", "arc_c": "ARC-Challenge",
 }  # fmt: skip
 
 

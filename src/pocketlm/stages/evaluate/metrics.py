@@ -104,7 +104,8 @@ class TaskScore:
     chance: float
     """Score of guessing; 0 for written answers."""
     majority: float
-    """Score of always taking the place that is right most often; 0 for written answers."""
+    """Score of always taking the place that is right most often; guessing where the model sees no
+    places (`continuation`); 0 for written answers."""
     corrected: Measured | None
     probability: Measured | None
     bits_per_byte: Measured
@@ -179,8 +180,8 @@ def score_task(
         num_clusters=len(clusters),
         score=score,
         by_part=score if len(parts) == 1 else as_share(mean_over_parts(score_N, part_N, cluster_N)),
-        chance=0.0 if writes else float((1 / columns.counts_N).mean()),
-        majority=0.0 if writes else _majority(columns.gold_N),
+        chance=_chance(columns),
+        majority=_majority(columns),
         corrected=None if writes else clustered_mean(corrected_N, cluster_N),
         probability=None if writes else clustered_mean(own.probability_N, cluster_N),
         bits_per_byte=drawn.measure(ratio("bits", "bytes")),
@@ -215,17 +216,27 @@ def _parts(
 ) -> tuple[Part, ...]:
     order_N = np.argsort(part_N, kind="stable")
     pieces = np.split(order_N, np.cumsum(np.bincount(part_N))[:-1])
-    return tuple(
-        Part(
-            name=name,
-            num_items=own_N.size,
-            score=clustered_share(hit_N[own_N], cluster_N[own_N]),
-            chance=float((1 / columns.counts_N[own_N]).mean()),
-            majority=_majority(columns.gold_N[own_N]),
+    parts = []
+    for name, own_N in zip(names, pieces, strict=True):
+        own, score = columns.take(own_N), clustered_share(hit_N[own_N], cluster_N[own_N])
+        parts.append(
+            Part(
+                name=name,
+                num_items=len(own),
+                score=score,
+                chance=_chance(own),
+                majority=_majority(own),
+            )
         )
-        for name, own_N in zip(names, pieces, strict=True)
-    )
+    return tuple(parts)
 
 
-def _majority(gold_N: Ints) -> float:
-    return float(np.bincount(gold_N).max() / gold_N.size)
+def _chance(columns: Columns) -> float:
+    return 0.0 if columns.writes_N.any() else float((1 / columns.counts_N).mean())
+
+
+def _majority(columns: Columns) -> float:
+    """Whole texts that are compared have no place a model could see: there it is guessing."""
+    if (columns.form_N == "continuation").all() or columns.writes_N.any():
+        return _chance(columns)
+    return float(np.bincount(columns.gold_N).max() / columns.gold_N.size)
