@@ -61,7 +61,7 @@ def files_of(run: Run) -> dict[str, str]:
         f"{stage}/{name}": entry["sha256"]
         for stage in ("compact", "tokens", "inherit", "train", "export")
         for name, entry in run.artifacts[stage].manifest["files"].items()
-        if name not in ("log.json", "files.json", "huggingface/README.md")  # they hold seconds
+        if name not in ("log.jsonl", "files.json", "huggingface/README.md")  # they hold seconds
     }
 
 

@@ -22,6 +22,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "gguf": ("gguf", "xllamacpp"),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "optuna": ("optuna",),
+    "track": ("tensorboard", "trackio"),
     "dev": ("mypy", "ruff", "pytest", "hypothesis"),
 }
 

@@ -27,7 +27,7 @@ from pocketlm.stages.train.resample import DRAW, draws
 
 _ORDER = tuple(NEEDS)
 _MAX_GENERATIONS = 8
-_CHANGES_NO_NUMBER = frozenset({"checkpoint_seconds", "planned_tokens"})
+_CHANGES_NO_NUMBER = frozenset({"checkpoint_seconds", "planned_tokens", "sinks"})
 _MASK_KEYS = ("mask_steps", "mask_rate", "mask_weights")
 
 

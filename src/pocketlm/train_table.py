@@ -42,6 +42,9 @@ class TrainTable(RoundsTable):
     number. With an explicit shape and vocabulary, `plan` then needs neither parent nor corpus."""
     checkpoint_seconds: float = Field(default=60.0, gt=0)
     """Seconds between checkpoints; changes no number."""
+    sinks: tuple[str, ...] = ()
+    """Where rows of the log go besides `log.jsonl`, names of SINKS; changes no number. They need
+    the extra `track`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the step; masters stay float32. `auto`: bfloat16 where the machine has it."""
     micro_batch_tokens: int | None = Field(default=None, ge=8)

@@ -1,5 +1,6 @@
 """The steps that make weights: calibration, inherit and train."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ from pocketlm.method import pick
 from pocketlm.model.checkpoint import load_child, open_checkpoint, save_child
 from pocketlm.model.cost import count_params, flops_per_token
 from pocketlm.stages.train.rounds import units_drawn
+from pocketlm.stages.train.rows import LOG, as_lines
+from pocketlm.stages.train.sinks import TENSORBOARD
 from pocketlm.steps.choosing import choosing_bits
 from pocketlm.steps.materials import Materials, Scores, write_json
 from pocketlm.steps.references import references_for
@@ -127,7 +130,9 @@ def train_step(run: Materials, files: Path, resume: Path) -> Scores:
     trained = _trained(run, blocks, resume)
     save_child(trained.child, files)
     np.save(files / "ledger_N.npy", trained.ledger_N)
-    write_json(files / "log.json", list(trained.log))
+    (files / LOG).write_text(as_lines(trained.log), encoding="utf-8")
+    if (resume / TENSORBOARD).is_dir():
+        shutil.copytree(resume / TENSORBOARD, files / TENSORBOARD)
     write_json(files / "checks.json", list(trained.checks))
     write_json(files / "choices.json", dict(trained.choices))
     if trained.skipped:

@@ -118,7 +118,7 @@ def test_a_full_disk_loses_nothing(child: Child, blocks: Blocks, tmp_path: Path)
                 run(child, blocks, tmp_path)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    names = sorted(path.name for path in tmp_path.iterdir())
+    names = sorted(path.name for path in tmp_path.glob("step-*"))
     assert names == ["step-000000003", "step-000000004"]
     assert equal(run(child, blocks, tmp_path), whole)
 
@@ -160,7 +160,7 @@ def test_the_best_checkpoint_stays(child: Child, blocks: Blocks, tmp_path: Path)
         bits_per_byte=lambda network: next(scores),
         checkpoint_seconds=1e9,
     )
-    steps = sorted(int(path.name.removeprefix("step-")) for path in tmp_path.iterdir())
+    steps = sorted(int(path.name.removeprefix("step-")) for path in tmp_path.glob("step-*"))
     assert steps == [6, 10, 15]
 
 

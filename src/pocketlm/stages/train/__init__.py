@@ -34,9 +34,11 @@ class Trained:
     """A child after all rounds, and how it got there."""
 
     child: Child
-    log: tuple[dict[str, float], ...]
-    """One row every few steps: step, round, tokens, loss (nats per token), rate, grad_norm,
-    seconds."""
+    log: tuple[dict[str, Any], ...]
+    """One row every few steps: step, round, tokens and bytes (UTF-8) so far; of the steps since the
+    row before: loss (nats per token), bits_per_byte (the same of these blocks' text) and grad_norm
+    (the largest), none of them where no step counted, tokens_per_s and mfu (0 to 1); rate, seconds
+    so far, memory_bytes (the most so far), eta_seconds. null: not known."""
     checks: tuple[dict[str, float], ...]
     """One row for each of `check_at`: share, step, tokens, bits_per_byte."""
     ledger_N: "np.ndarray[Any, np.dtype[np.floating[Any]]]"
@@ -90,19 +92,17 @@ def train(
     keys = [int(key) for key in rng.integers(2**63, size=2 * table.rounds)]
     sizes = round_sizes(table, num_blocks)
     learner = Learner(child, blocks, table, sizes, bits_per_byte, references)
-    learner.resume(checkpoints)
-    if learner.passed_over:
-        progress.warn(
-            f"damaged checkpoints are passed over: {', '.join(learner.passed_over)}; going on from "
-            f"step {learner.step}"
-        )
+    learner.resume(checkpoints, warn=progress.warn)
     num_bytes = 0
-    for number in range(table.rounds):
-        chosen_K = None
-        if number and sizes[number] < num_blocks:
-            chosen_K = learner.hard_blocks(number, key=keys[2 * number], progress=progress)
-        learner.run_round(number, chosen_K, key=keys[2 * number + 1], progress=progress)
-        num_bytes += blocks.num_bytes(chosen_K)
+    try:
+        for number in range(table.rounds):
+            chosen_K = None
+            if number and sizes[number] < num_blocks:
+                chosen_K = learner.hard_blocks(number, key=keys[2 * number], progress=progress)
+            learner.run_round(number, chosen_K, key=keys[2 * number + 1], progress=progress)
+            num_bytes += blocks.num_bytes(chosen_K)
+    finally:
+        learner.rows.end()
     return _trained(learner, num_bytes)
 
 

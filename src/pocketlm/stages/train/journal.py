@@ -18,7 +18,7 @@ class Journal:
     """Rows of the log, made of the steps since the last row; part of every checkpoint."""
 
     def __init__(self) -> None:
-        self.log: list[dict[str, float]] = []
+        self.log: list[dict[str, Any]] = []
         self.checks: list[dict[str, float]] = []
         self.skipped: list[dict[str, Any]] = []
         self._pending: list[tuple[float, float]] = []  # loss and norm of steps not yet in the log
@@ -41,18 +41,31 @@ class Journal:
             )
         return False
 
-    def write_row(self, row: Mapping[str, float]) -> None:
-        """`row` with the means of the finite steps since the last one; no loss if none was."""
+    def write_row(self, row: Mapping[str, Any], num_bytes: int) -> dict[str, Any]:
+        """Log `row` with the means of the finite steps since the last one (no loss if none was) and
+        the UTF-8 bytes read so far; `num_bytes` of them since then.
+
+        Bits per byte are the loss over the bytes of a token in just these blocks.
+        """
         losses, norms = np.array(self._pending).T
         finite = np.isfinite(losses) & np.isfinite(norms)
         found = {}
         if finite.any():
+            loss, before = float(losses[finite].mean()), self.last("tokens", 0)
+            tokens_per_byte = (row["tokens"] - before) / max(1, num_bytes)
             found = {
-                "loss": float(losses[finite].mean()),
+                "loss": loss,
+                "bits_per_byte": loss / math.log(2) * tokens_per_byte,
                 "grad_norm": float(norms[finite].max()),
             }
-        self.log.append({**row, **found})
+        read = {"bytes": self.last("bytes", 0) + num_bytes}
+        self.log.append({**row, **read, **found})
         self._pending = []
+        return self.log[-1]
+
+    def last(self, name: str, otherwise: Any) -> Any:
+        """What the last row has under this name."""
+        return self.log[-1].get(name, otherwise) if self.log else otherwise
 
     def check(self, row: dict[str, float]) -> None:
         """Take in bits per byte of a step."""
@@ -64,10 +77,6 @@ class Journal:
         is the child as it was given."""
         rows = [row for row in self.checks if row["step"]]
         return int(min(rows, key=lambda row: row["bits_per_byte"])["step"]) if rows else None
-
-    def latest_loss(self) -> str:
-        """For the progress bar."""
-        return f"loss {self.log[-1].get('loss', math.nan):.3f}" if self.log else ""
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
