@@ -42,6 +42,11 @@ class TrainTable(RoundsTable):
     number. With an explicit shape and vocabulary, `plan` then needs neither parent nor corpus."""
     checkpoint_seconds: float = Field(default=60.0, gt=0)
     """Seconds between checkpoints; changes no number."""
+    rollback: bool | float = False
+    """Go back to weights of 100 steps before where most of 10 losses are this many robust standard
+    deviations above those of the 100 steps before them, and leave out the blocks in between, 5
+    times at most (PaLM, arXiv 2204.02311, section 5.1; try 6). Holds weights and moments twice,
+    checkpoints too. false: never."""
     sinks: tuple[str, ...] = ()
     """Where rows of the log go besides `log.jsonl`, names of SINKS; changes no number. They need
     the extra `track`."""
@@ -79,6 +84,12 @@ class TrainTable(RoundsTable):
                 "document_mask: attention = 'query-blocks' takes no mask; choose auto, sdpa or "
                 "eager"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _threshold_or_nothing(self) -> "TrainTable":
+        if self.rollback is True or self.rollback < 0:
+            raise ValueError("rollback is false or a number of deviations, such as 6")
         return self
 
     @model_validator(mode="after")

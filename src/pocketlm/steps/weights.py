@@ -177,6 +177,12 @@ def _train_flops(run: Materials, trained: "Trained", seq_len: int) -> float:
     return float(flops)
 
 
+def _num_left_out(trained: "Trained") -> int:
+    """Steps that are not in the weights."""
+    steps = (range(row["step"], row.get("until", row["step"] + 1)) for row in trained.skipped)
+    return len({step for some in steps for step in some})
+
+
 def _train_scores(run: Materials, trained: "Trained", blocks: Blocks) -> Scores:
     last = trained.log[-1] if trained.log else {"tokens": 0, "seconds": 0.0}
     flops = _train_flops(run, trained, blocks.seq_len)
@@ -185,7 +191,7 @@ def _train_scores(run: Materials, trained: "Trained", blocks: Blocks) -> Scores:
         "bytes": Score(trained.num_bytes, "bytes"),
         "flops": Score(flops, "FLOP, scoring included"),
         "loop_seconds": Score(last["seconds"], "s, scoring included"),
-        "skipped_steps": Score(len(trained.skipped), "steps"),
+        "skipped_steps": Score(_num_left_out(trained), "steps"),
         "damaged_checkpoints": Score(len(trained.passed_over), "passed over"),
     }
     if "loss" in last:

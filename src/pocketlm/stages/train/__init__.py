@@ -61,7 +61,8 @@ class Trained:
     num_bytes: int
     """UTF-8 bytes read by the steps of all rounds."""
     skipped: tuple[Mapping[str, Any], ...]
-    """The step and the blocks of each update left out because loss or gradient was not finite."""
+    """The step and the blocks of each update left out because loss or gradient was not finite; with
+    `rollback` also those of steps undone, `step` up to and without `until`."""
     choices: Mapping[str, Any]
     """What the run decided by itself: attention, compile, micro_blocks, cross_entropy."""
 
@@ -120,7 +121,7 @@ def _trained(learner: "Learner", num_bytes: int) -> Trained:
         num_parent_scored=choice.num_parent_scored,
         passed_over=learner.passed_over,
         num_bytes=num_bytes,
-        skipped=tuple(learner.journal.skipped),
+        skipped=(*learner.journal.skipped, *learner.journal.undone),
         choices=learner.choices.as_dict(),
     )
 

@@ -21,6 +21,7 @@ class Journal:
         self.log: list[dict[str, Any]] = []
         self.checks: list[dict[str, float]] = []
         self.skipped: list[dict[str, Any]] = []
+        self.undone: list[dict[str, Any]] = []
         self._pending: list[tuple[float, float]] = []  # loss and norm of steps not yet in the log
 
     def add(self, step: int, block_B: IntArray, losses_B: Losses, norm: float) -> bool:
@@ -67,6 +68,11 @@ class Journal:
         """What the last row has under this name."""
         return self.log[-1].get(name, otherwise) if self.log else otherwise
 
+    def num_updates(self, step: int) -> int:
+        """How many of the first `step` steps are in the weights."""
+        undone = {at for row in self.undone for at in range(row["step"], row["until"])}
+        return step - len(undone | {row["step"] for row in self.skipped})
+
     def check(self, row: dict[str, float]) -> None:
         """Take in bits per byte of a step."""
         self.checks.append(row)
@@ -84,10 +90,12 @@ class Journal:
             "log": self.log,
             "checks": self.checks,
             "skipped": self.skipped,
+            "undone": self.undone,
             "pending": self._pending,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` gave."""
         self.log, self.checks, self.skipped = state["log"], state["checks"], state["skipped"]
+        self.undone = state.get("undone", [])
         self._pending = [(loss, norm) for loss, norm in state["pending"]]

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +21,14 @@ from pocketlm.progress import SILENT, Progress
 from pocketlm.recipe import TrainTable
 from pocketlm.stages.train.automatic import Choices, try_step
 from pocketlm.stages.train.checkpoint import load_newest
+from pocketlm.stages.train.checks import BitsPerByte, Checks
 from pocketlm.stages.train.choice import Choice
 from pocketlm.stages.train.distributed import Team
 from pocketlm.stages.train.journal import Journal
 from pocketlm.stages.train.meter import Meter, shown
 from pocketlm.stages.train.reader import Reader
 from pocketlm.stages.train.resample import References
+from pocketlm.stages.train.rollback import Watch
 from pocketlm.stages.train.rounds import Round
 from pocketlm.stages.train.rows import Rows
 from pocketlm.stages.train.schedule import Rates, peak_rate
@@ -34,11 +36,7 @@ from pocketlm.stages.train.signals import stop_requested
 from pocketlm.stages.train.standing import Keeper, learned, put_back
 from pocketlm.stages.train.step import Outcome, Step
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 Losses = np.ndarray[Any, np.dtype[np.float32]]
-BitsPerByte = Callable[["PreTrainedModel"], float]
 Warn = Callable[[str], None]
 
 _LOG_ROWS = 400
@@ -62,12 +60,13 @@ class Learner:
         self._network = self._compute.network
         self._reader = Reader(blocks, self._compute.device, places=table.document_mask)
         self._config = child.config
-        self._blocks, self._table, self._bits_per_byte = blocks, table, bits_per_byte
+        self._blocks, self._table = blocks, table
         self._batch_size = table.batch_tokens // table.seq_len
         steps = [math.ceil(size / self._batch_size) for size in round_sizes]
         self._first_step = [sum(steps[:r]) for r in range(len(steps) + 1)]
         self._log_every = max(1, sum(steps) // _LOG_ROWS)
-        self._share_at = {round(share * sum(steps)): share for share in table.check_at}
+        self._checks = Checks(table, sum(steps), bits_per_byte)
+        self._watch = Watch(table.rollback, self._compute)
         num_params = sum(p.numel() for p in self._network.parameters())
         self._planned_tokens = sum(round_sizes) * table.seq_len
         peak = peak_rate(table, num_params, self._planned_tokens)
@@ -106,7 +105,8 @@ class Learner:
     def _restore(self, tensors: dict[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         self.choice.restore(tensors, state)
         self.journal.restore(state)
-        put_back(self._compute, tensors, state["step"] - len(self.journal.skipped))
+        self._watch.restore(tensors, state)
+        put_back(self._compute, tensors, self.journal.num_updates(state["step"]))
         self._compute.choose(Choices(**state["choices"]))
         self._step, self._tokens = state["step"], state["tokens"]
         self._seconds = state["seconds"]
@@ -124,6 +124,8 @@ class Learner:
             size=size, key=key, first_step=first, batch_size=self._batch_size, chosen_K=chosen_K
         )
         self.choice.begin(this, self._first_step)
+        if self._step == first:
+            self._watch.begin(first, self.journal.num_updates(first))
         label = f"train, round {number + 1} of {self._table.rounds}"
         with progress.task(label, last - first, "step") as advance, stop_requested() as stop:
             advance(max(0, min(self._step, last) - first))
@@ -138,6 +140,10 @@ class Learner:
                 if self._step < last:
                     self._reader.expect(self._own(this.batch(self._step)))
                 self._end_step(block_B.size * self._table.seq_len, begun, this)
+                if self._watch.is_time(self._step, this):
+                    self._fetch()
+                    if said := self._watch.look(self._step, this, self.journal, self.choice):
+                        progress.warn(said)
                 self._check()
                 self._probe()
                 advance(1, shown(self.journal.log[-1]) if self.journal.log else "")
@@ -222,6 +228,7 @@ class Learner:
             losses_B = outcome.losses_B.cpu().numpy()
             if self.journal.add(step, block_B, losses_B, outcome.norm.item()):
                 self.choice.ledger_N[block_B] = losses_B
+                self._watch.add(step, float(losses_B.mean()))
 
     def _frozen_losses(self, blocks: Blocks, block_B: IntArray) -> Losses:
         """Losses of blocks under the child as it stands, shape (B,)."""
@@ -253,19 +260,9 @@ class Learner:
         self.rows.add(self.journal.write_row(row, num_bytes))
 
     def _check(self) -> None:
-        """Bits per byte as the child stands, where the recipe asks for it at this step; the best
-        child so far is saved."""
-        seen = {row["step"] for row in self.journal.checks}
-        if self._bits_per_byte is None or self._step not in self._share_at.keys() - seen:
-            return
-        bits = 0.0
-        if self._team.rank == 0:
-            with self._compute.scoring() as network:
-                bits = self._bits_per_byte(network)
-        share, bits = self._share_at[self._step], self._team.of_first(bits)
-        row = {"share": share, "step": self._step, "tokens": self._tokens, "bits_per_byte": bits}
-        self.journal.check(row)
-        if self.journal.best_step == self._step:
+        """Bits per byte, where the recipe asks for it at this step; the best child is saved."""
+        place = (self._step, self._tokens)
+        if self._checks.look(self._compute, self._team, self.journal, place):
             self._save()
 
     def _probe(self) -> None:
@@ -285,6 +282,7 @@ class Learner:
             "ranks": self._team.size,
             **self.journal.state(),
             **self.choice.state(),
+            **self._watch.state(),
         }
-        tensors = learned(self._compute) | self.choice.tensors()
+        tensors = learned(self._compute) | self.choice.tensors() | self._watch.tensors()
         self._keeper.save(tensors, state, best_step=self.journal.best_step)
