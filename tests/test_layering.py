@@ -12,7 +12,7 @@ LEVELS = (
     ("cli",),
     ("showing",),
     ("ablation",),
-    ("summary", "estimate", "generating", "together"),
+    ("summary", "estimate", "exporting", "generating", "together"),
     ("pipeline", "compacting", "tokenising", "price"),
     ("steps", "choices"),
     (

@@ -130,8 +130,39 @@ def _stage_command(stage: str) -> Callable[..., None]:
     return command
 
 
-for _stage in ("design", "inherit", "train", "evaluate", "export"):
+for _stage in ("design", "inherit", "train", "evaluate"):
     app.command(_stage)(_stage_command(_stage))
+
+
+@app.command()
+def export(
+    recipe: RecipePath,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(metavar="latest|best|STEP", help="Only this one of training, over or not,"),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="into this new folder, for transformers.")
+    ] = None,
+    out: Out = Path("runs"),
+    settings: Settings = None,
+    redo: Redo = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make RECIPE up to and including export; or write a checkpoint of its training to DIR."""
+    if checkpoint is None and to is None:
+        up_to("export", recipe, out, settings, redo, as_json, quiet)
+        return
+    if checkpoint is None or to is None:
+        raise RecipeError("--checkpoint and --to go together: which one, and the folder to write")
+    from pocketlm.exporting import export_checkpoint
+
+    made = export_checkpoint(load(recipe, settings), checkpoint, to, out=out)
+    if as_json:
+        print_json(made)
+    else:
+        typer.echo(f"step {made['step']}, {made['verified']}\n\nexport  {made['folder']}")
 
 
 @app.command()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pocketlm.stages.inherit import Calibration
     from pocketlm.stages.train import Trained
 
+BEST = "best"
+"""The folder in a train artifact of the child that was better than the last one."""
 _TRAINED = "trained"  # the parent as it was trained under masks, a checkpoint
 
 
@@ -131,6 +133,8 @@ def train_step(run: Materials, files: Path, resume: Path) -> Scores:
     save_child(trained.child, files)
     np.save(files / "ledger_N.npy", trained.ledger_N)
     (files / LOG).write_text(as_lines(trained.log), encoding="utf-8")
+    if trained.best is not None:
+        save_child(trained.best, files / BEST)
     if (resume / TENSORBOARD).is_dir():
         shutil.copytree(resume / TENSORBOARD, files / TENSORBOARD)
     write_json(files / "checks.json", list(trained.checks))

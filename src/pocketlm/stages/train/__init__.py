@@ -63,6 +63,9 @@ class Trained:
     skipped: tuple[Mapping[str, Any], ...]
     """The step and the blocks of each update left out because loss or gradient was not finite; with
     `rollback` also those of steps undone, `step` up to and without `until`."""
+    best: Child | None
+    """As it stood at the step with the fewest bits per byte of `checks`; None where that was the
+    last step, or where no checkpoints are kept."""
     choices: Mapping[str, Any]
     """What the run decided by itself: attention, compile, micro_blocks, cross_entropy."""
 
@@ -104,11 +107,16 @@ def train(
             num_bytes += blocks.num_bytes(chosen_K)
     finally:
         learner.rows.end()
-    return _trained(learner, num_bytes)
+    return _trained(learner, num_bytes, checkpoints)
 
 
-def _trained(learner: "Learner", num_bytes: int) -> Trained:
-    choice = learner.choice
+def _trained(learner: "Learner", num_bytes: int, checkpoints: Path | None) -> Trained:
+    from pocketlm.stages.train.checkpoint import load_step
+    from pocketlm.stages.train.standing import child_of
+
+    choice, best, best_step = learner.choice, None, learner.journal.best_step
+    if checkpoints is not None and best_step not in (None, learner.step):
+        best = child_of(load_step(checkpoints, best_step), learner.child().config)
     return Trained(
         child=learner.child(),
         log=tuple(learner.journal.log),
@@ -122,6 +130,7 @@ def _trained(learner: "Learner", num_bytes: int) -> Trained:
         passed_over=learner.passed_over,
         num_bytes=num_bytes,
         skipped=(*learner.journal.skipped, *learner.journal.undone),
+        best=best,
         choices=learner.choices.as_dict(),
     )
 

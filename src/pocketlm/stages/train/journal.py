@@ -1,7 +1,7 @@
 """What a run writes down as it goes: rows of the log, checks, and the steps it left out."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,13 @@ from pocketlm.errors import StageError
 Losses = np.ndarray[Any, np.dtype[np.float32]]
 
 _MAX_SKIPPED = 20
+
+
+def best_of(checks: Iterable[Mapping[str, float]]) -> int | None:
+    """The step with the fewest bits per byte; None where nobody looked. Not the first: that is the
+    child as it was given."""
+    rows = [row for row in checks if row["step"]]
+    return int(min(rows, key=lambda row: row["bits_per_byte"])["step"]) if rows else None
 
 
 class Journal:
@@ -79,10 +86,8 @@ class Journal:
 
     @property
     def best_step(self) -> int | None:
-        """The step with the fewest bits per byte; None where nobody looked. Not the first: that
-        is the child as it was given."""
-        rows = [row for row in self.checks if row["step"]]
-        return int(min(rows, key=lambda row: row["bits_per_byte"])["step"]) if rows else None
+        """That of `best_of`."""
+        return best_of(self.checks)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
