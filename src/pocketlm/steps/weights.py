@@ -10,7 +10,7 @@ import numpy as np
 from pocketlm.artifact import Score
 from pocketlm.corpus.blocks import Blocks
 from pocketlm.corpus.mixture import mix
-from pocketlm.corpus.shards import open_tokens
+from pocketlm.corpus.shards import check_tokens, open_tokens
 from pocketlm.errors import DamagedArtifact
 from pocketlm.inputs import max_positions
 from pocketlm.method import pick
@@ -154,8 +154,12 @@ def help_train(run: Materials, resume: Path) -> None:
 
 def _trained(run: Materials, blocks: Blocks, resume: Path) -> "Trained":
     from pocketlm.stages.train import train
+    from pocketlm.stages.train.distributed import Team
 
-    table = run.recipe.train
+    table, team = run.recipe.train, Team.current()
+    # Hours of training are worth a look at every byte, whatever the store remembers of the files.
+    tokens = run.made["tokens"].folder
+    check_tokens(tokens, share=(team.rank, team.size), progress=run.progress)
     return train(
         load_child(run.made["inherit"].folder),
         blocks,
