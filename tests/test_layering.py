@@ -12,7 +12,7 @@ LEVELS = (
     ("cli",),
     ("showing",),
     ("ablation",),
-    ("summary", "estimate", "generating", "together", "comparing"),
+    ("summary", "estimate", "exporting", "generating", "together", "comparing"),
     ("pipeline", "compacting", "tokenising", "evaluating", "price"),
     ("steps", "choices"),
     (

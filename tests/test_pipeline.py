@@ -1,6 +1,7 @@
 """The whole pipeline on a tiny parent: made once, reused, resumed, rebuilt where it must be."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -61,7 +62,7 @@ def files_of(run: Run) -> dict[str, str]:
         f"{stage}/{name}": entry["sha256"]
         for stage in ("compact", "tokens", "inherit", "train", "export")
         for name, entry in run.artifacts[stage].manifest["files"].items()
-        if name not in ("log.json", "files.json", "huggingface/README.md")  # they hold seconds
+        if name not in ("log.jsonl", "files.json", "huggingface/README.md")  # they hold seconds
     }
 
 
@@ -369,6 +370,23 @@ def test_a_damaged_artifact_is_named_and_redone(recipe: Recipe, made: Run, copie
     with pytest.raises(DamagedArtifact, match="--redo train"):
         make(recipe, out=copied)
     assert files_of(make(recipe, out=copied, redo="train")) == files_of(made)
+
+
+def test_a_bit_that_flips_in_the_tokens_is_found_before_training(
+    recipe: Recipe, tiny_recipe: Path, made: Run, copied: Path
+) -> None:
+    """Size and time are as they were, so the store's memory of the file says nothing."""
+    make(recipe, out=copied)
+    path = copied / "store" / made.artifacts["tokens"].folder.name / "train" / "00000.ds"
+    content, stat = bytearray(path.read_bytes()), path.stat()
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    changed = load_recipe(tiny_recipe, changes={"name": "later", "train.rounds": 1})
+    with pytest.raises(DamagedArtifact, match=r"train/00000\.ds: differs from its sum"):
+        make(changed, out=copied)
+    assert make(changed, out=copied, redo="tokens", until="tokens").artifacts["tokens"]
+    assert made.artifacts["tokens"].path("train/00000.ds").read_bytes() == path.read_bytes()
 
 
 def test_the_store_holds_no_path_of_this_machine(made: Run) -> None:

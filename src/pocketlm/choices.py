@@ -26,6 +26,7 @@ from pocketlm.stages.inherit.refit import REFITS
 from pocketlm.stages.train.optim import OPTIMIZERS
 from pocketlm.stages.train.resample import RESAMPLERS, check_parent_losses
 from pocketlm.stages.train.schedule import ROUND_SCHEDULES, SCHEDULES
+from pocketlm.stages.train.sinks import SINKS, check_installed
 
 CHOICES: dict[str, Mapping[str, Method[Any]]] = {
     "compact.select": SELECTORS,
@@ -40,6 +41,7 @@ CHOICES: dict[str, Mapping[str, Method[Any]]] = {
     "train.schedule": SCHEDULES,
     "train.optimizer": OPTIMIZERS,
     "train.round_schedule": ROUND_SCHEDULES,
+    "train.sinks": SINKS,
     "evaluate.normaliser": NORMALISERS,
     "evaluate.seam": SEAMS,
     "export.formats": FORMATS,
@@ -77,6 +79,7 @@ def check_choices(recipe: Recipe) -> None:
     asked = recipe.evaluate
     check_asking(asked.tasks, asked.normaliser, asked.seam, where="[evaluate] ")
     check_parent_losses(recipe.train, has_parent=recipe.parent is not None)
+    check_installed(recipe.train.sinks)
     _check_design(recipe)
     if recipe.device != THIS_MACHINE:  # measuring it takes seconds and decides nothing here
         load_device(recipe.device)

@@ -22,6 +22,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "optuna": ("optuna",),
     "eval": ("rouge-score",),
+    "track": ("tensorboard", "trackio"),
     "dev": ("mypy", "ruff", "pytest", "hypothesis"),
 }
 

@@ -29,7 +29,7 @@ from pocketlm.steps.benchmarks import benchmark_files
 
 _ORDER = tuple(NEEDS)
 _MAX_GENERATIONS = 8
-_CHANGES_NO_NUMBER = frozenset({"checkpoint_seconds", "planned_tokens"})
+_CHANGES_NO_NUMBER = frozenset({"checkpoint_seconds", "planned_tokens", "sinks"})
 _MASK_KEYS = ("mask_steps", "mask_rate", "mask_weights")
 # These decide only through something else in the key: the calibration, or hashes of files.
 _UNREAD = {"inherit": {"calibration_blocks", *_MASK_KEYS}, "evaluate": {"data", "tasks"}}

@@ -33,7 +33,7 @@ Row = tuple[str, str, str]
 def describe(run: Run) -> RunReport:
     """Everything the report of a finished run shows."""
     made, scores = run.artifacts, run.scores
-    log = _read(made["train"], "log.json")
+    log = _log(made["train"])
     samples = _read(made["evaluate"], "samples.json")
     parent = None
     if "parent.params" in scores:
@@ -267,3 +267,14 @@ def _read(artifact: Artifact, name: str) -> Any:
         return json.loads(artifact.path(name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DamagedArtifact(f"{artifact.path(name)}: cannot be read ({error})") from None
+
+
+def _log(artifact: Artifact) -> list[dict[str, Any]]:
+    """Rows of training; one JSON list in artifacts older than log.jsonl."""
+    path = artifact.path("log.jsonl")
+    if not path.is_file():
+        return list(_read(artifact, "log.json"))
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise DamagedArtifact(f"{path}: cannot be read ({error})") from None

@@ -43,6 +43,14 @@ class TrainTable(RoundsTable, DistilTable):
     number. With an explicit shape and vocabulary, `plan` then needs neither parent nor corpus."""
     checkpoint_seconds: float = Field(default=60.0, gt=0)
     """Seconds between checkpoints; changes no number."""
+    rollback: bool | float = False
+    """Go back to weights of 100 steps before where most of 10 losses are this many robust standard
+    deviations above those of the 100 steps before them, and leave out the blocks in between, 5
+    times at most (PaLM, arXiv 2204.02311, section 5.1; try 6). Holds weights and moments twice,
+    checkpoints too. false: never."""
+    sinks: tuple[str, ...] = ()
+    """Where rows of the log go besides `log.jsonl`, names of SINKS; changes no number. They need
+    the extra `track`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the step; masters stay float32. `auto`: bfloat16 where the machine has it."""
     micro_batch_tokens: int | None = Field(default=None, ge=8)
@@ -85,6 +93,12 @@ class TrainTable(RoundsTable, DistilTable):
             raise ValueError(
                 "cross_entropy = 'chunked' never holds the logits that distil compares; choose auto"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _threshold_or_nothing(self) -> "TrainTable":
+        if self.rollback is True or self.rollback < 0:
+            raise ValueError("rollback is false or a number of deviations, such as 6")
         return self
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from pocketlm.corpus import shards
 from pocketlm.corpus.documents import Corpus, load_corpus
-from pocketlm.corpus.shards import open_tokens, tokenizer_key, write_shards
+from pocketlm.corpus.shards import check_tokens, open_tokens, tokenizer_key, write_shards
 from pocketlm.corpus.tokenizer import Tokenizer
 from pocketlm.corpus.tokenizer_files import load_tokenizer
 from pocketlm.errors import DamagedArtifact
@@ -198,6 +199,34 @@ def test_a_part_of_another_length_is_named(
         open_tokens(tmp_path, "train")
 
 
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("suffix", [".ds", ".ds.index", ".ds.bytes"])
+def test_a_flipped_byte_is_named_whatever_size_and_time_say(
+    corpus: Corpus, tokenizer: Tokenizer, tmp_path: Path, suffix: str
+) -> None:
+    """In the second part, by whoever of two has it to check."""
+    write_shards(corpus, tokenizer, tmp_path)
+    check_tokens(tmp_path)
+    flip(tmp_path / "train" / f"00001{suffix}")
+    open_tokens(tmp_path, "train")  # its length is right
+    with pytest.raises(DamagedArtifact, match=f"00001{re.escape(suffix)}: differs from its sum"):
+        check_tokens(tmp_path)
+    check_tokens(tmp_path, share=(0, 2))
+    with pytest.raises(DamagedArtifact, match="00001"):
+        check_tokens(tmp_path, share=(1, 2))
+    (tmp_path / "train" / f"00001{suffix}").unlink()
+    with pytest.raises(DamagedArtifact, match="00001"):
+        check_tokens(tmp_path)
+
+
+def flip(path: Path) -> None:
+    """One bit in the middle of a file, as a disk does it: nobody wrote, so no time changes."""
+    content, stat = bytearray(path.read_bytes()), path.stat()
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
 def test_folders_older_than_parts_are_read(
     corpus: Corpus, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
@@ -209,6 +238,7 @@ def test_folders_older_than_parts_are_read(
     for suffix in (".ds", ".ds.index", ".ds.bytes"):
         data = (tmp_path / "train" / f"00000{suffix}").read_bytes()
         (old / f"train{suffix}").write_bytes(data)
+    check_tokens(old)
     row = open_tokens(old, "train")
     first = new.spans[0].stop
     assert len(row) == first

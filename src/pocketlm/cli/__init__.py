@@ -14,6 +14,7 @@ import typer
 
 from pocketlm.cli.corpus import corpus
 from pocketlm.cli.evaluate import evaluate
+from pocketlm.cli.export import export
 from pocketlm.cli.options import printable
 from pocketlm.cli.verbs import app
 from pocketlm.errors import Interrupted, PocketLMError
@@ -24,6 +25,7 @@ UsageError: Any = typer.BadParameter.__bases__[0]
 
 app.command()(corpus)
 app.command()(evaluate)
+app.command()(export)
 
 _TYPER_INTERRUPTED = 130  # what it makes of a KeyboardInterrupt inside a verb, without a word
 

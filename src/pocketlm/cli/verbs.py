@@ -130,7 +130,7 @@ def _stage_command(stage: str) -> Callable[..., None]:
     return command
 
 
-for _stage in ("design", "inherit", "train", "export"):
+for _stage in ("design", "inherit", "train"):
     app.command(_stage)(_stage_command(_stage))
 
 

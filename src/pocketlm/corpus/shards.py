@@ -115,6 +115,32 @@ def open_tokens(folder: Path, split: Split, *, in_memory: bool = False) -> Token
     )
 
 
+def check_tokens(
+    folder: Path, *, share: tuple[int, int] = (0, 1), progress: Progress = SILENT
+) -> None:
+    """Read every file again and compare it with `parts.json`: a disk may change a bit and leave
+    size and time as they were. `share`: (r, n) checks every n-th part from the r-th on.
+
+    Raises `DamagedArtifact` with the name of the first that differs. Folders older than parts.json
+    have no sums and pass.
+    """
+    if not (folder / PARTS).is_file():
+        return
+    records = {n: r for split in TOKENISED for n, r in _records(folder, split).items()}
+    mine = dict(list(records.items())[share[0] :: share[1]])
+    total = sum(record["tokens"] * record["token_bytes"] for record in mine.values())
+    with progress.task("check tokens", total, "B") as advance:
+        for name, record in mine.items():
+            for suffix, expected in record["sha256"].items():
+                path = folder / f"{name}{suffix}"
+                if not path.is_file() or sha256_of(path) != expected:
+                    raise DamagedArtifact(
+                        f"{path}: differs from its sum in {PARTS}; make the tokens again "
+                        "(--redo tokens)"
+                    )
+            advance(record["tokens"] * record["token_bytes"])
+
+
 def tokenizer_key(tokenizer: Tokenizer) -> str:
     """16 hex digits for what decides the ids of a document: all but names and templates."""
     frame = [tokenizer.prefix_id, tokenizer.suffix_id]

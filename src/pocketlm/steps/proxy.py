@@ -35,7 +35,7 @@ def proxy_training(run: Materials) -> Callable[[Shape, float, int], float]:
         part = Blocks(tokens[: int(share * len(tokens))], table.seq_len)
         config = base_config(shape, max_positions=max_positions(recipe), bos_id=None, eos_id=None)
         child = constant(config, shape, torch.Generator().manual_seed(seed))
-        settings = table.model_dump() | {"rounds": 1}
+        settings = table.model_dump() | {"rounds": 1, "sinks": ()}
         trained = train(child, part, rng=np.random.default_rng([recipe.seed, seed]), **settings)
         return score(trained.child.network())
 

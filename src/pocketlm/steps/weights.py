@@ -1,5 +1,6 @@
 """The steps that make weights: calibration, inherit and train."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,13 +10,15 @@ import numpy as np
 from pocketlm.artifact import Score
 from pocketlm.corpus.blocks import Blocks
 from pocketlm.corpus.mixture import mix
-from pocketlm.corpus.shards import open_tokens
+from pocketlm.corpus.shards import check_tokens, open_tokens
 from pocketlm.errors import DamagedArtifact
 from pocketlm.inputs import max_positions
 from pocketlm.method import pick
 from pocketlm.model.checkpoint import load_child, open_checkpoint, save_child
 from pocketlm.model.cost import count_params, flops_per_token
 from pocketlm.stages.train.rounds import units_drawn
+from pocketlm.stages.train.rows import LOG, as_lines
+from pocketlm.stages.train.sinks import TENSORBOARD
 from pocketlm.steps.choosing import choosing_bits
 from pocketlm.steps.materials import Materials, Scores, write_json
 from pocketlm.steps.references import references_for, write_predictions
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from pocketlm.stages.inherit import Calibration
     from pocketlm.stages.train import Trained
 
+BEST = "best"
+"""The folder in a train artifact of the child that was better than the last one."""
 _TRAINED = "trained"  # the parent as it was trained under masks, a checkpoint
 
 
@@ -137,7 +142,11 @@ def train_step(run: Materials, files: Path, resume: Path) -> Scores:
     trained = _trained(run, blocks, resume)
     save_child(trained.child, files)
     np.save(files / "ledger_N.npy", trained.ledger_N)
-    write_json(files / "log.json", list(trained.log))
+    (files / LOG).write_text(as_lines(trained.log), encoding="utf-8")
+    if trained.best is not None:
+        save_child(trained.best, files / BEST)
+    if (resume / TENSORBOARD).is_dir():
+        shutil.copytree(resume / TENSORBOARD, files / TENSORBOARD)
     write_json(files / "checks.json", list(trained.checks))
     write_json(files / "choices.json", dict(trained.choices))
     if trained.skipped:
@@ -155,8 +164,12 @@ def help_train(run: Materials, resume: Path) -> None:
 
 def _trained(run: Materials, blocks: Blocks, resume: Path) -> "Trained":
     from pocketlm.stages.train import train
+    from pocketlm.stages.train.distributed import Team
 
-    table = run.recipe.train
+    table, team = run.recipe.train, Team.current()
+    # Hours of training are worth a look at every byte, whatever the store remembers of the files.
+    tokens = run.made["tokens"].folder
+    check_tokens(tokens, share=(team.rank, team.size), progress=run.progress)
     return train(
         load_child(run.made["inherit"].folder),
         blocks,
@@ -186,6 +199,12 @@ def _train_flops(run: Materials, trained: "Trained", seq_len: int) -> float:
     return float(flops)
 
 
+def _num_left_out(trained: "Trained") -> int:
+    """Steps that are not in the weights."""
+    steps = (range(row["step"], row.get("until", row["step"] + 1)) for row in trained.skipped)
+    return len({step for some in steps for step in some})
+
+
 def _train_scores(run: Materials, trained: "Trained", blocks: Blocks) -> Scores:
     last = trained.log[-1] if trained.log else {"tokens": 0, "seconds": 0.0}
     flops = _train_flops(run, trained, blocks.seq_len)
@@ -194,7 +213,7 @@ def _train_scores(run: Materials, trained: "Trained", blocks: Blocks) -> Scores:
         "bytes": Score(trained.num_bytes, "bytes"),
         "flops": Score(flops, "FLOP, scoring included"),
         "loop_seconds": Score(last["seconds"], "s, scoring included"),
-        "skipped_steps": Score(len(trained.skipped), "steps"),
+        "skipped_steps": Score(_num_left_out(trained), "steps"),
         "damaged_checkpoints": Score(len(trained.passed_over), "passed over"),
     }
     if "loss" in last:

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import traceback
 from pathlib import Path
@@ -89,12 +90,27 @@ def stop_at(step: int) -> None:
     Step.update = signalled  # type: ignore[method-assign]  # this process ends with the job
 
 
+def stop_in_compile() -> None:
+    """A SIGTERM to this process as it first waits for the C++ compiler."""
+    run, seen = subprocess.run, []
+
+    def signalled(command: Any, *arguments: Any, **named: Any) -> Any:
+        if isinstance(command, list) and "-shared" in command and not seen:
+            seen.append(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return run(command, *arguments, **named)
+
+    subprocess.run = signalled  # type: ignore[assignment]  # this process ends with the job
+
+
 def work(parent: Path, job: dict[str, Any]) -> None:
     """One training, as one of its processes."""
     folder, rank = Path(job["folder"]), int(os.environ.get("RANK", "0"))
     doom = Doom(job.get("kill_at"))
     if "stop_at" in job and rank == job["ranks"] - 1:
         stop_at(job["stop_at"])
+    if job.get("stop_in_compile"):
+        stop_in_compile()
     rng = np.random.default_rng(7)
     settings = {**SETTINGS, **job.get("changes", {})}
     found = train(load_child(parent), blocks(), rng=rng, checkpoints=folder / "resume", **settings)
@@ -135,6 +151,8 @@ def fork(parent: Path, job: dict[str, Any], environment: dict[str, str]) -> int:
 
 def run(parent: Path, job: dict[str, Any]) -> list[int]:
     """All processes of a job, to their end; the exit status of each."""
+    if "before" in job:
+        subprocess.run(job["before"], check=True)
     Path(job["folder"]).mkdir(exist_ok=True)
     ranks = job.get("ranks", 1)
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,16 +62,75 @@ def test_killed_anywhere_inside_saves_too(tiny_parent: Path, tmp_path: Path, kil
     jobs = [{"folder": str(tmp_path / "killed"), "kill_at": int(at)}
             for at in rng.integers(1, 2 * moments // (kills + 1), size=kills)]  # fmt: skip
     jobs += [{"folder": str(tmp_path / "killed")}, {"folder": str(tmp_path / "whole")}]
-    asked = json.dumps({"parent": str(tiny_parent), "jobs": jobs})
-    command = [sys.executable, str(DRIVER), asked]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    statuses = [status for (status,) in json.loads(done.stdout)]
-    assert statuses.count(-signal.SIGKILL) >= kills // 2, done.stderr
+    statuses, said = driven(tiny_parent, jobs, {})
+    assert statuses.count(-signal.SIGKILL) >= kills // 2, said
     assert statuses[-2:] == [0, 0]
     killed, whole = (np.load(tmp_path / name / "result.npz") for name in ("killed", "whole"))
     assert abs(int(whole["moments"]) - moments) < 40
     for name in ("weights", "ledger_N", "losses", "effective_sizes"):
         assert np.array_equal(killed[name], whole[name]), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
+def test_compiled_stopped_while_compiling_and_killed(tiny_parent: Path, tmp_path: Path) -> None:
+    """SIGTERM while g++ works is obeyed after that step, with a checkpoint; killed and resumed, the
+    compiled run ends with the bits of an undisturbed one."""
+    jobs = [{"folder": str(tmp_path / "killed")} | how for how in (
+        {"stop_in_compile": True}, {"kill_at": 70}, {})]  # fmt: skip
+    jobs.append({"folder": str(tmp_path / "whole")})
+    for job in jobs:
+        job["changes"] = {"compile": True}
+    environment = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
+                   "TORCHINDUCTOR_COMPILE_THREADS": "1"}  # fmt: skip
+    statuses, said = driven(tiny_parent, jobs, environment)
+    assert statuses == [75, -signal.SIGKILL, 0, 0], said
+    assert "stopped at step 1;" in said
+    killed, whole = (np.load(tmp_path / name / "result.npz") for name in ("killed", "whole"))
+    for name in ("weights", "ledger_N", "losses", "effective_sizes"):
+        assert np.array_equal(killed[name], whole[name]), name
+
+
+def test_a_full_disk_of_its_own_loses_nothing(tiny_parent: Path, tmp_path: Path) -> None:
+    """A file system that is full after a few steps, and then larger: it goes on where it was."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    inside = ["unshare", "--user", "--map-root-user", "--mount"]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1900k", "tmpfs", str(disk)]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*inside, *mount], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no file system can be mounted here")
+    larger = ["mount", "-o", "remount,size=64m", str(disk)]
+    kept = ["cp", str(disk / "run" / "result.npz"), str(tmp_path)]
+    jobs = [
+        {"folder": str(disk / "run"), "before": mount},
+        {"folder": str(disk / "run"), "before": larger},
+        {"folder": str(tmp_path / "whole"), "before": kept},
+    ]
+    statuses, said = driven(tiny_parent, jobs, {}, inside)
+    assert statuses == [1, 0, 0], said
+    assert "the last checkpoint is kept" in said
+    filled, whole = np.load(tmp_path / "result.npz"), np.load(tmp_path / "whole" / "result.npz")
+    for name in ("weights", "ledger_N", "losses", "effective_sizes"):
+        assert np.array_equal(filled[name], whole[name]), name
+
+
+def driven(
+    parent: Path, jobs: list[dict[str, Any]], environment: dict[str, str], inside: Any = ()
+) -> tuple[list[int], str]:
+    """Jobs one after the other in a process of their own; their statuses, and what was said."""
+    asked = json.dumps({"parent": str(parent), "jobs": jobs})
+    done = subprocess.run(
+        [*inside, sys.executable, str(DRIVER), asked],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | environment,
+    )
+    assert done.stdout, done.stderr
+    return [status for (status,) in json.loads(done.stdout)], done.stderr
 
 
 def test_a_signal_while_checking_or_saving(
@@ -118,7 +178,7 @@ def test_a_full_disk_loses_nothing(child: Child, blocks: Blocks, tmp_path: Path)
                 run(child, blocks, tmp_path)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    names = sorted(path.name for path in tmp_path.iterdir())
+    names = sorted(path.name for path in tmp_path.glob("step-*"))
     assert names == ["step-000000003", "step-000000004"]
     assert equal(run(child, blocks, tmp_path), whole)
 
@@ -160,7 +220,7 @@ def test_the_best_checkpoint_stays(child: Child, blocks: Blocks, tmp_path: Path)
         bits_per_byte=lambda network: next(scores),
         checkpoint_seconds=1e9,
     )
-    steps = sorted(int(path.name.removeprefix("step-")) for path in tmp_path.iterdir())
+    steps = sorted(int(path.name.removeprefix("step-")) for path in tmp_path.glob("step-*"))
     assert steps == [6, 10, 15]
 
 

@@ -12,7 +12,7 @@ from pocketlm.corpus.blocks import Blocks
 from pocketlm.errors import CorpusError, Interrupted, RecipeError, StageError
 from pocketlm.model.child import Child
 from pocketlm.model.loss import block_losses
-from pocketlm.stages.train import Trained, loop, train
+from pocketlm.stages.train import Trained, automatic, loop, train
 from pocketlm.stages.train.automatic import Choices
 from pocketlm.stages.train.loop import Learner
 
@@ -113,7 +113,7 @@ def test_choices_of_a_checkpoint_are_kept(
     child: Child, blocks: Blocks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A resumed run computes as it began, whatever it would choose now."""
-    update, usual = Learner._update, loop.try_choices
+    update, usual = Learner._update, automatic.try_choices
 
     def killed(self: Learner, block_B: Any) -> None:
         if self._step == 3:
@@ -124,10 +124,10 @@ def test_choices_of_a_checkpoint_are_kept(
         return replace(choices, attention="eager", micro_blocks=1, cross_entropy="chunked")
 
     monkeypatch.setattr(Learner, "_update", killed)
-    monkeypatch.setattr(loop, "try_choices", unusual)
+    monkeypatch.setattr(automatic, "try_choices", unusual)
     with pytest.raises(KeyboardInterrupt):
         run(child, blocks, tmp_path, rounds=1)
-    monkeypatch.setattr(loop, "try_choices", usual)
+    monkeypatch.setattr(automatic, "try_choices", usual)
     monkeypatch.setattr(Learner, "_update", update)
     resumed = run(child, blocks, tmp_path, rounds=1)
     assert resumed.choices == Choices("eager", False, 1, "chunked").as_dict()

@@ -34,9 +34,11 @@ class Trained:
     """A child after all rounds, and how it got there."""
 
     child: Child
-    log: tuple[dict[str, float], ...]
-    """One row every few steps: step, round, tokens, loss (nats per token), rate, grad_norm,
-    seconds."""
+    log: tuple[dict[str, Any], ...]
+    """One row every few steps: step, round, tokens and bytes (UTF-8) so far; of the steps since the
+    row before: loss (nats per token), bits_per_byte (the same of these blocks' text) and grad_norm
+    (the largest), none of them where no step counted, tokens_per_s and mfu (0 to 1); rate, seconds
+    so far, memory_bytes (the most so far), eta_seconds. null: not known."""
     checks: tuple[dict[str, float], ...]
     """One row for each of `check_at`: share, step, tokens, bits_per_byte."""
     ledger_N: "np.ndarray[Any, np.dtype[np.floating[Any]]]"
@@ -59,7 +61,11 @@ class Trained:
     num_bytes: int
     """UTF-8 bytes read by the steps of all rounds."""
     skipped: tuple[Mapping[str, Any], ...]
-    """The step and the blocks of each update left out because loss or gradient was not finite."""
+    """The step and the blocks of each update left out because loss or gradient was not finite; with
+    `rollback` also those of steps undone, `step` up to and without `until`."""
+    best: Child | None
+    """As it stood at the step with the fewest bits per byte of `checks`; None where that was the
+    last step, or where no checkpoints are kept."""
     choices: Mapping[str, Any]
     """What the run decided by itself: attention, compile, micro_blocks, cross_entropy."""
 
@@ -91,20 +97,18 @@ def train(
     keys = [int(key) for key in rng.integers(2**63, size=2 * table.rounds)]
     sizes = round_sizes(table, num_blocks)
     learner = Learner(child, blocks, table, sizes, bits_per_byte, references)
-    learner.resume(checkpoints)
-    if learner.passed_over:
-        progress.warn(
-            f"damaged checkpoints are passed over: {', '.join(learner.passed_over)}; going on from "
-            f"step {learner.step}"
-        )
+    learner.resume(checkpoints, warn=progress.warn)
     num_bytes = 0
-    for number in range(table.rounds):
-        chosen_K = None
-        if number and sizes[number] < num_blocks:
-            chosen_K = learner.hard_blocks(number, key=keys[2 * number], progress=progress)
-        learner.run_round(number, chosen_K, key=keys[2 * number + 1], progress=progress)
-        num_bytes += blocks.num_bytes(chosen_K)
-    return _trained(learner, num_bytes)
+    try:
+        for number in range(table.rounds):
+            chosen_K = None
+            if number and sizes[number] < num_blocks:
+                chosen_K = learner.hard_blocks(number, key=keys[2 * number], progress=progress)
+            learner.run_round(number, chosen_K, key=keys[2 * number + 1], progress=progress)
+            num_bytes += blocks.num_bytes(chosen_K)
+    finally:
+        learner.rows.end()
+    return _trained(learner, num_bytes, checkpoints)
 
 
 def _has_parent(table: TrainTable, references: References | None) -> bool:
@@ -112,8 +116,13 @@ def _has_parent(table: TrainTable, references: References | None) -> bool:
     return bool(given.teacher if table.distils else given.parent_losses)
 
 
-def _trained(learner: "Learner", num_bytes: int) -> Trained:
-    choice = learner.choice
+def _trained(learner: "Learner", num_bytes: int, checkpoints: Path | None) -> Trained:
+    from pocketlm.stages.train.checkpoint import load_step
+    from pocketlm.stages.train.standing import child_of
+
+    choice, best, best_step = learner.choice, None, learner.journal.best_step
+    if checkpoints is not None and best_step not in (None, learner.step):
+        best = child_of(load_step(checkpoints, best_step), learner.child().config)
     return Trained(
         child=learner.child(),
         log=tuple(learner.journal.log),
@@ -126,7 +135,8 @@ def _trained(learner: "Learner", num_bytes: int) -> Trained:
         num_parent_scored=choice.num_parent_scored,
         passed_over=learner.passed_over,
         num_bytes=num_bytes,
-        skipped=tuple(learner.journal.skipped),
+        skipped=(*learner.journal.skipped, *learner.journal.undone),
+        best=best,
         choices=learner.choices.as_dict(),
     )
 

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -20,6 +20,10 @@ from pocketlm.model.attention import QUERY_BLOCKS
 from pocketlm.model.cost import attention_weight_bytes, training_bytes
 from pocketlm.model.shape import Shape
 from pocketlm.recipe import TrainTable
+
+if TYPE_CHECKING:
+    from pocketlm.stages.train.reader import Batch
+    from pocketlm.stages.train.step import Step
 
 COMPILE_SECONDS = 90.0
 """A cold compilation of the step: 27 to 94 s measured (8 layers x 288, two busy cores)."""
@@ -122,6 +126,19 @@ def try_choices(
         attention, seconds = _fastest(rivals, step, device)
     pays = table.compile == "auto" and has_compiler(device) and compiling_pays(seconds, steps_left)
     return replace(usual, attention=attention, compile=usual.compile or pays)
+
+
+def try_step(compute: "Step", batch: "Batch", table: TrainTable, *, steps_left: int) -> None:
+    """Let `compute` be what `try_choices` finds by gradients of `batch`; none are left behind."""
+
+    def once(choices: Choices) -> None:
+        compute.choose(choices)
+        compute.gradients(*batch)
+        compute.clear()
+
+    device = compute.device.type
+    found = try_choices(compute.choices, table, step=once, steps_left=steps_left, device=device)
+    compute.choose(found)
 
 
 def compiling_pays(step_seconds: float, steps_left: int) -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from pocketlm.artifact import sha256_of, sync
-from pocketlm.errors import StageError
+from pocketlm.errors import DamagedArtifact, RecipeError, StageError
 
 if TYPE_CHECKING:
     import torch
@@ -88,19 +88,43 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
 
     Raises `StageError` for one of another version of pocketlm.
     """
-    from safetensors.torch import load_file
-
     damaged: list[str] = []
     for path in reversed(_steps(folder)):
         if _intact(path):
-            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            if state.pop("format", 1) != _FORMAT:
-                raise StageError(
-                    f"{path}: of another version of pocketlm; delete {folder} to begin anew"
-                )
-            return Checkpoint(load_file(path / "tensors.safetensors"), state), tuple(damaged)
+            return _read(path), tuple(damaged)
         damaged.append(path.name)
     return None, tuple(damaged)
+
+
+def load_step(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of one step.
+
+    Raises `RecipeError`, with those there are, where there is none, `DamagedArtifact` where it does
+    not match its manifest, `StageError` for one of another version of pocketlm.
+    """
+    path = folder / f"step-{step:09d}"
+    if not path.is_dir():
+        there = ", ".join(map(str, steps_in(folder))) or "none"
+        raise RecipeError(f"no checkpoint of step {step} in {folder}; it has {there}")
+    if not _intact(path):
+        raise DamagedArtifact(f"{path}: differs from its manifest, or is being replaced just now")
+    return _read(path)
+
+
+def steps_in(folder: Path) -> tuple[int, ...]:
+    """The steps that have a checkpoint, whole or not, ascending."""
+    return tuple(map(_step_of, _steps(folder)))
+
+
+def _read(path: Path) -> Checkpoint:
+    from safetensors.torch import load_file
+
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    if state.pop("format", 1) != _FORMAT:
+        raise StageError(
+            f"{path}: of another version of pocketlm; delete {path.parent} to begin anew"
+        )
+    return Checkpoint(load_file(path / "tensors.safetensors"), state)
 
 
 def _intact(path: Path) -> bool:

@@ -68,6 +68,14 @@ class Choice:
         self.probes.append({"step": step, "tokens": tokens, **row})
         self.num_scored += self._plan.num_blocks
 
+    def undo(self, block_K: IntArray, first: int, last: int) -> None:
+        """The steps from `first` up to `last` are not in the weights any more: the losses of their
+        blocks are unknown, and looks taken meanwhile say nothing of the child's age."""
+        self.ledger_N[block_K] = np.nan
+        for row in self.probes:
+            if first < row["step"] <= last:
+                row["undone"] = 1.0
+
     def is_drawn(self, number: int) -> bool:
         """Whether round `number` was drawn, before a resume too: weights have moved on since."""
         return number in self._bits
@@ -170,5 +178,5 @@ class Choice:
 
     def _recorded(self) -> FloatArray:
         """The ledger, carried to the last step by the yardstick."""
-        step = int(self.probes[-1]["step"])
-        return carried(self.ledger_N, self._rounds, trend_of(self.probes), step)
+        looks = [row for row in self.probes if "undone" not in row]
+        return carried(self.ledger_N, self._rounds, trend_of(looks), int(looks[-1]["step"]))

@@ -6,38 +6,39 @@ position p of round r is the same block on every machine and after every kill.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from pocketlm.corpus.blocks import Blocks, IntArray
 from pocketlm.errors import Interrupted
-from pocketlm.method import pick
+from pocketlm.hardware import resolve_hardware
 from pocketlm.model.child import Child
-from pocketlm.progress import Progress
+from pocketlm.progress import SILENT, Progress
 from pocketlm.recipe import TrainTable
-from pocketlm.stages.train.automatic import Choices, try_choices
+from pocketlm.stages.train.automatic import Choices, try_step
 from pocketlm.stages.train.checkpoint import load_newest
+from pocketlm.stages.train.checks import BitsPerByte, Checks
 from pocketlm.stages.train.choice import Choice
 from pocketlm.stages.train.distil import Lessons
 from pocketlm.stages.train.distributed import Team
 from pocketlm.stages.train.journal import Journal
+from pocketlm.stages.train.meter import Meter, shown
 from pocketlm.stages.train.reader import Reader
 from pocketlm.stages.train.resample import References
+from pocketlm.stages.train.rollback import Watch
 from pocketlm.stages.train.rounds import Round
-from pocketlm.stages.train.schedule import ROUND_SCHEDULES, SCHEDULES, peak_rate, rate_share
+from pocketlm.stages.train.rows import Rows
+from pocketlm.stages.train.schedule import Rates, peak_rate
 from pocketlm.stages.train.signals import stop_requested
 from pocketlm.stages.train.standing import Keeper, learned, put_back
 from pocketlm.stages.train.step import Outcome, Step
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 Losses = np.ndarray[Any, np.dtype[np.float32]]
-BitsPerByte = Callable[["PreTrainedModel"], float]
+Warn = Callable[[str], None]
 
 _LOG_ROWS = 400
 _FETCH_EVERY = {"cpu": 1, "cuda": 64}  # steps: reading a result makes a GPU's queue run dry
@@ -60,39 +61,55 @@ class Learner:
         self._network = self._compute.network
         self._reader = Reader(blocks, self._compute.device, places=table.document_mask)
         self._config = child.config
-        self._blocks, self._table, self._bits_per_byte = blocks, table, bits_per_byte
+        self._blocks, self._table = blocks, table
         self._batch_size = table.batch_tokens // table.seq_len
         steps = [math.ceil(size / self._batch_size) for size in round_sizes]
         self._first_step = [sum(steps[:r]) for r in range(len(steps) + 1)]
         self._log_every = max(1, sum(steps) // _LOG_ROWS)
-        self._share_at = {round(share * sum(steps)): share for share in table.check_at}
+        self._checks = Checks(table, sum(steps), bits_per_byte)
+        self._watch = Watch(table.rollback, self._compute)
         num_params = sum(p.numel() for p in self._network.parameters())
-        self._peak_rate = peak_rate(table, num_params, sum(round_sizes) * table.seq_len)
-        self._decay = pick(SCHEDULES, table.schedule, "[train] schedule")
-        self._span = pick(ROUND_SCHEDULES, table.round_schedule, "[train] round_schedule")
+        self._planned_tokens = sum(round_sizes) * table.seq_len
+        peak = peak_rate(table, num_params, self._planned_tokens)
+        self._rates = Rates(table, self._first_step, peak)
         references = references or References()
         self._lessons = Lessons(table, references.teacher, sum(steps))
         self.choice = Choice(blocks, table, references, self._frozen_losses)
         self._keeper = Keeper(self._team, table.checkpoint_seconds)
+        hardware = resolve_hardware(table.dtype)
+        self._meter = Meter(child.shape, table.seq_len, hardware, self._team.size)
+        self.rows = Rows(table.sinks)
         self._step, self._tokens = 0, 0
         self._seconds = self._rate = 0.0
         self._unread: list[tuple[int, IntArray, Outcome]] = []  # steps still on the device
         self.passed_over: tuple[str, ...] = ()
         self.journal = Journal()
 
-    def resume(self, checkpoints: Path | None) -> None:
-        """Continue from the newest intact checkpoint under `checkpoints`, or begin."""
+    def resume(self, checkpoints: Path | None, *, warn: Warn = SILENT.warn) -> None:
+        """Continue from the newest intact checkpoint under `checkpoints`, or begin.
+
+        `warn` hears of damaged ones, and later of sinks that fail.
+        """
         self._keeper.folder, found = checkpoints, None
         if checkpoints is not None:
             found, self.passed_over = load_newest(checkpoints)
         self._team.check_same_step(found.state["step"] if found else 0)
+        if self.passed_over:
+            names = ", ".join(self.passed_over)
+            step = found.state["step"] if found else 0
+            warn(f"damaged checkpoints are passed over: {names}; going on from step {step}")
         if found is None:
-            self._try()
-            return
-        tensors, state = dict(found.tensors), found.state
+            self._decide()
+        else:
+            self._restore(dict(found.tensors), found.state)
+        if self._team.rank == 0:
+            self.rows.begin(checkpoints, self.journal.log, warn)
+
+    def _restore(self, tensors: dict[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         self.choice.restore(tensors, state)
         self.journal.restore(state)
-        put_back(self._compute, tensors, state["step"] - len(self.journal.skipped))
+        self._watch.restore(tensors, state)
+        put_back(self._compute, tensors, self.journal.num_updates(state["step"]))
         self._compute.choose(Choices(**state["choices"]))
         self._step, self._tokens = state["step"], state["tokens"]
         self._seconds = state["seconds"]
@@ -110,6 +127,8 @@ class Learner:
             size=size, key=key, first_step=first, batch_size=self._batch_size, chosen_K=chosen_K
         )
         self.choice.begin(this, self._first_step)
+        if self._step == first:
+            self._watch.begin(first, self.journal.num_updates(first))
         label = f"train, round {number + 1} of {self._table.rounds}"
         with progress.task(label, last - first, "step") as advance, stop_requested() as stop:
             advance(max(0, min(self._step, last) - first))
@@ -123,13 +142,14 @@ class Learner:
                 self._step += 1
                 if self._step < last:
                     self._reader.expect(self._own(this.batch(self._step)))
-                self._tokens += block_B.size * self._table.seq_len
-                self._seconds += time.monotonic() - begun
-                if self._step % self._log_every == 0 or self._step == last:
-                    self._write_row(number)
+                self._end_step(block_B.size * self._table.seq_len, begun, this)
+                if self._watch.is_time(self._step, this):
+                    self._fetch()
+                    if said := self._watch.look(self._step, this, self.journal, self.choice):
+                        progress.warn(said)
                 self._check()
                 self._probe()
-                advance(1, self.journal.latest_loss())
+                advance(1, shown(self.journal.log[-1]) if self.journal.log else "")
                 stopped, due = self._team.any(stop(), self._keeper.is_due())
                 if stopped or due or self._step == last:
                     self._save()
@@ -177,20 +197,12 @@ class Learner:
         """What was decided by itself, or taken from the checkpoint."""
         return self._compute.choices
 
-    def _try(self) -> None:
+    def _decide(self) -> None:
         """Choose by trying, where the run is long enough for it to pay."""
         batch = self._reader.take(self._own(np.arange(min(self._batch_size, len(self._blocks)))))
-
-        def once(choices: Choices) -> None:
-            self._compute.choose(choices)
-            self._compute.gradients(*batch)
-            self._compute.clear()
-
-        chosen, device = self.choices, self._compute.device.type
         if self._team.rank == 0:
-            left = self._first_step[-1]
-            chosen = try_choices(chosen, self._table, step=once, steps_left=left, device=device)
-        self._compute.choose(self._team.of_first(chosen))
+            try_step(self._compute, batch, self._table, steps_left=self._first_step[-1])
+        self._compute.choose(self._team.of_first(self.choices))
 
     def _own(self, block_B: IntArray) -> IntArray:
         """This process's part of a step; where nothing is left for it, a block that will weigh
@@ -205,7 +217,7 @@ class Learner:
 
     def _update(self, block_B: IntArray) -> None:
         """One optimizer step; its results are read every few steps."""
-        self._rate = self._peak_rate * self._rate_share()
+        self._rate = self._rates.at(self._step)
         own_P = self._own(block_B)
         outcome = self._compute.update(
             *self._reader.take(own_P),
@@ -224,43 +236,41 @@ class Learner:
             losses_B = outcome.losses_B.cpu().numpy()
             if self.journal.add(step, block_B, losses_B, outcome.norm.item()):
                 self.choice.ledger_N[block_B] = losses_B
+                self._watch.add(step, float(losses_B.mean()))
 
     def _frozen_losses(self, blocks: Blocks, block_B: IntArray) -> Losses:
         """Losses of blocks under the child as it stands, shape (B,)."""
         found_B: Losses = self._compute.losses(*self._reader.read(blocks, block_B)).cpu().numpy()
         return found_B
 
-    def _rate_share(self) -> float:
-        span = self._span(self._first_step, self._step)
-        warmup = self._table.warmup_fraction
-        return rate_share(self._step, span, warmup_fraction=warmup, decay=self._decay)
-
-    def _write_row(self, number: int) -> None:
-        self._fetch()
-        self.journal.write_row(
-            {
-                "step": self._step,
-                "round": number + 1,
-                "tokens": self._tokens,
-                "rate": self._rate,
-                "seconds": round(self._seconds, 3),
-            }
-        )
+    def _end_step(self, num_tokens: int, begun: float, this: Round) -> None:
+        """Count a step that began at `begun`; every few steps, and after a round's last, a row."""
+        last = this.first_step + this.num_steps
+        is_row = self._step % self._log_every == 0 or self._step == last
+        if is_row:
+            self._fetch()
+        seconds = time.monotonic() - begun
+        self._tokens += num_tokens
+        self._seconds += seconds
+        self._meter.add(num_tokens, seconds)
+        if not is_row:
+            return
+        since = max(this.first_step, self.journal.last("step", 0))
+        row = {
+            "step": self._step,
+            "round": self._first_step.index(this.first_step) + 1,
+            "tokens": self._tokens,
+            "rate": self._rate,
+            "seconds": round(self._seconds, 3),
+            **self._meter.row(self._planned_tokens - self._tokens),
+        }
+        num_bytes = self._blocks.num_bytes(this.between(since, self._step))
+        self.rows.add(self.journal.write_row(row, num_bytes))
 
     def _check(self) -> None:
-        """Bits per byte as the child stands, where the recipe asks for it at this step; the best
-        child so far is saved."""
-        seen = {row["step"] for row in self.journal.checks}
-        if self._bits_per_byte is None or self._step not in self._share_at.keys() - seen:
-            return
-        bits = 0.0
-        if self._team.rank == 0:
-            with self._compute.scoring() as network:
-                bits = self._bits_per_byte(network)
-        share, bits = self._share_at[self._step], self._team.of_first(bits)
-        row = {"share": share, "step": self._step, "tokens": self._tokens, "bits_per_byte": bits}
-        self.journal.check(row)
-        if self.journal.best_step == self._step:
+        """Bits per byte, where the recipe asks for it at this step; the best child is saved."""
+        place = (self._step, self._tokens)
+        if self._checks.look(self._compute, self._team, self.journal, place):
             self._save()
 
     def _probe(self) -> None:
@@ -280,6 +290,7 @@ class Learner:
             "ranks": self._team.size,
             **self.journal.state(),
             **self.choice.state(),
+            **self._watch.state(),
         }
-        tensors = learned(self._compute) | self.choice.tensors()
+        tensors = learned(self._compute) | self.choice.tensors() | self._watch.tensors()
         self._keeper.save(tensors, state, best_step=self.journal.best_step)

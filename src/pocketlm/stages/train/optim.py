@@ -65,6 +65,7 @@ def restore_optimizer(
     for optimizer, name, parameter in _owned(optimizers, network):
         moments = {m: tensors[f"{m}.{name}"] for m in _MOMENTS if f"{m}.{name}" in tensors}
         if not moments:
+            optimizer.state.pop(parameter, None)
             continue
         state = {m: tensor.to(parameter.device) for m, tensor in moments.items()}
         if "exp_avg" in state:

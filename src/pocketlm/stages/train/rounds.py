@@ -43,8 +43,12 @@ class Round:
 
     def batch(self, step: int) -> IntArray:
         """Blocks of a step, counted over all rounds; shape (B,)."""
-        start = (step - self.first_step) * self.batch_size
-        return self.at(np.arange(start, min(start + self.batch_size, self.size)))
+        return self.between(step, step + 1)
+
+    def between(self, step: int, last: int) -> IntArray:
+        """Blocks of the steps from `step` up to and without `last`."""
+        start, stop = ((s - self.first_step) * self.batch_size for s in (step, last))
+        return self.at(np.arange(start, min(stop, self.size)))
 
     def at(self, position_B: IntArray) -> IntArray:
         """Blocks at these positions of the round's order."""

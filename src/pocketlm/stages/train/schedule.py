@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
-from pocketlm.method import Method
+from pocketlm.method import Method, pick
 from pocketlm.recipe import TrainTable
 from pocketlm.units import show_count
 
@@ -60,6 +60,22 @@ def rate_share(
     if done < warmup:
         return (done + 1) / warmup
     return decay((done - warmup) / max(1, total - warmup))
+
+
+class Rates:
+    """The rate of every step: the recipe's peak and shapes over the rounds' first steps, the end
+    behind them. Raises `RecipeError` for a shape that is in no table."""
+
+    def __init__(self, table: TrainTable, first_steps: Sequence[int], peak: float) -> None:
+        self._first_steps, self._peak, self._warmup = first_steps, peak, table.warmup_fraction
+        self._decay = pick(SCHEDULES, table.schedule, "[train] schedule")
+        self._span = pick(ROUND_SCHEDULES, table.round_schedule, "[train] round_schedule")
+
+    def at(self, step: int) -> float:
+        """The rate of a step, counted over all rounds."""
+        span = self._span(self._first_steps, step)
+        share = rate_share(step, span, warmup_fraction=self._warmup, decay=self._decay)
+        return self._peak * share
 
 
 def default_rate(num_params: int, num_tokens: int) -> float:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pocketlm.model.child import Child
 from pocketlm.stages.train.checkpoint import Checkpoint, save_checkpoint
 from pocketlm.stages.train.distributed import Team
 from pocketlm.stages.train.optim import optimizer_tensors, restore_optimizer
@@ -23,6 +24,16 @@ def learned(compute: "Step") -> dict[str, torch.Tensor]:
     network = compute.network
     weights = {f"{WEIGHTS}{n}": p.detach().cpu() for n, p in network.named_parameters()}
     return weights | optimizer_tensors(compute.optimizers, network)
+
+
+def child_of(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Child:
+    """The child as it stood, with the config it was given to training with."""
+    tensors = {
+        name.removeprefix(WEIGHTS): tensor
+        for name, tensor in checkpoint.tensors.items()
+        if name.startswith(WEIGHTS)
+    }
+    return Child(config=config, tensors=tensors)
 
 
 def put_back(compute: "Step", tensors: Mapping[str, torch.Tensor], num_updates: int) -> None:
