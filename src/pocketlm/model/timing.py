@@ -4,8 +4,10 @@ Prefill reads the whole prompt at once and is bound by arithmetic; decode reads 
 and is bound by memory. The two are therefore timed apart (Pope et al. 2023, arXiv 2211.05102).
 """
 
+import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -110,7 +112,10 @@ def peak_bytes(network: "PreTrainedModel", prompt_T: Sequence[int], new_tokens: 
         torch.cuda.reset_peak_memory_stats(network.device)
         greedy_tokens(network, prompt_T, new_tokens=new_tokens)
         return weights + torch.cuda.max_memory_allocated(network.device) - held
-    with torch.profiler.profile(profile_memory=True, acc_events=False) as profiled:
+    with (
+        _silent_stderr(),
+        torch.profiler.profile(profile_memory=True, acc_events=False) as profiled,
+    ):
         greedy_tokens(network, prompt_T, new_tokens=new_tokens)
     held = most = 0
     for event in profiled.profiler.kineto_results.events():
@@ -131,6 +136,19 @@ def time_once(
     for _ in range(new_tokens - 1):
         next(tokens)
     return first - start, time.perf_counter() - first
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """torch's profiler writes past Python to the screen, whatever its log level."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _spread(values: list[float]) -> Spread:
