@@ -156,10 +156,10 @@ def quote(
         missing = str(error)
     held = round(found.pass_tokens) if found else 0
     tokens = recipe.train.planned_tokens or held
-    parent = found.parent if found else None
     priced = price(
-        shape, recipe.train, tokens=tokens, parent=parent, mfu=mfu, peak_flops=peak_flops
-    )
+        shape, recipe.train, tokens=tokens, parent=found.parent if found else None,
+        inherited=recipe.start == "parent", mfu=mfu, peak_flops=peak_flops,
+    )  # fmt: skip
     return Quote(found, missing, priced)
 
 

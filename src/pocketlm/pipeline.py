@@ -146,7 +146,7 @@ def stage_keys(
                     "positions": None if inputs.parent else max_positions(recipe)},
         "teacher": _taught_by(recipe, inputs, hardware),
         "train": {"seed": recipe.seed, "device": hardware.device, "dtype": hardware.dtype,
-                  "table": train, **_mixed_by(recipe),
+                  "table": train, **_mixed_by(recipe), **_rate_by(recipe),
                   **({"draw": DRAW} if draws(recipe.train) else {})},
         "evaluate": {"parent": inputs.parent_key, "corpus": inputs.corpus_key,
                      "seed": recipe.seed, "context": recipe.train.seq_len,
@@ -207,6 +207,13 @@ def _taught_by(recipe: Recipe, inputs: Inputs, hardware: Hardware) -> dict[str, 
         "hardware": [hardware.device, hardware.dtype],
         **_mixed_by(recipe),
     }
+
+
+def _rate_by(recipe: Recipe) -> dict[str, Any]:
+    """The rule behind a rate that the recipe leaves open, where it is not the law itself."""
+    table = recipe.train
+    given = table.learning_rate is not None or table.reference_rate is not None
+    return {} if given or recipe.start != "parent" else {"rate": "law/3"}
 
 
 def _calibration_parts(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:

@@ -136,13 +136,15 @@ def price(
     *,
     tokens: int,
     parent: Shape | None = None,
+    inherited: bool = False,
     mfu: float = MFU,
     peak_flops: float = PEAK_FLOPS,
 ) -> Price:
     """Price `shape` trained as `table` says, with `tokens` in the first pass.
 
-    `parent` is priced where it reads along, with the child's vocabulary. `mfu` is a share of
-    `peak_flops`, FLOP/s. Raises `RecipeError` for shares and rates that no machine has.
+    `parent` is priced where it reads along, with the child's vocabulary; `inherited` weights have
+    another default rate. `mfu` is a share of `peak_flops`, FLOP/s. Raises `RecipeError` for shares
+    and rates that no machine has.
     """
     if not 0 < mfu <= 1:
         raise RecipeError(f"mfu = {mfu:g}: a share of the peak, above 0 and at most 1")
@@ -164,7 +166,7 @@ def price(
         tokens=tokens,
         passes=_passes(table),
         parent_flops=_parent_flops(parent, shape, table) * tokens,
-        rate=explain_rate(table, count_params(shape), trained),
+        rate=explain_rate(table, count_params(shape), trained, inherited=inherited),
         mfu=mfu,
         peak_flops=peak_flops,
     )

@@ -19,7 +19,8 @@ class TrainTable(RoundsTable, DistilTable):
     batch_tokens: int = Field(default=4096, ge=8)
     """Tokens of a step; at least one block."""
     learning_rate: float | None = Field(default=None, gt=0)
-    """Peak rate. Default: the step law at this N and D, at most 3e-3 (docs/4-train.md)."""
+    """Peak rate. Default: the step law at this N and D, at most 3e-3, and a third of it for a child
+    cut out of a parent (docs/4-train.md)."""
     reference_rate: float | None = Field(default=None, gt=0)
     """Instead of a rate: one known to be right at `reference_batch_tokens`; the peak is it times
     (batch_tokens / reference_batch_tokens)^0.5 (paper, batch size and learning rate)."""

@@ -177,6 +177,7 @@ def _trained(run: Materials, blocks: Blocks, resume: Path) -> "Trained":
         checkpoints=resume,
         bits_per_byte=choosing_bits(run) if table.check_at else None,
         references=references_for(run, blocks),
+        inherited=run.recipe.start == "parent",
         progress=run.progress,
         **table.model_dump(),
     )

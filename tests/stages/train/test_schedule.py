@@ -79,3 +79,12 @@ def test_rounds_share_one_curve_or_have_their_own(name: str) -> None:
     else:
         assert rises == [*range(1, 10), *range(100, 105), *range(150, 155)]
         assert shares[104] == shares[154] == 1.0
+
+
+def test_inherited_weights_learn_at_a_third_of_the_law_and_as_told_at_any_rate() -> None:
+    law = default_rate(10**6, 10**6)
+    assert peak_rate(TrainTable(), 10**6, 10**6, inherited=True) == pytest.approx(law / 3)
+    assert "a third of the step law" in explain_rate(TrainTable(), 10**6, 10**6, inherited=True)
+    told = TrainTable(learning_rate=1e-2)
+    assert peak_rate(told, 10**6, 10**6, inherited=True) == 1e-2
+    assert "as given" in explain_rate(told, 10**6, 10**6, inherited=True)

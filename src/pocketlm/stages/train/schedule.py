@@ -8,6 +8,10 @@ from pocketlm.recipe import TrainTable
 from pocketlm.units import show_count
 
 MAX_DEFAULT_RATE = 3e-3
+INHERITED_SHARE = 1 / 3
+"""Of the step law's rate, for weights that know something already: the whole of it takes a good
+start apart before it builds (docs/results/inheritance-rates: 1.104 bits per byte at 3e-3, 1.087 at
+1e-3; from random weights 1.685 and 1.707)."""
 SAFE_BATCH_TOKENS = 4_000_000
 """Above it convergence slows and the exponent is no longer 0.5 (paper)."""
 
@@ -88,8 +92,11 @@ def default_rate(num_params: int, num_tokens: int) -> float:
     return min(MAX_DEFAULT_RATE, step_law)
 
 
-def peak_rate(table: TrainTable, num_params: int, num_tokens: int) -> float:
-    """The rate after warm-up: as given, by the paper's rule, or by the step law.
+def peak_rate(
+    table: TrainTable, num_params: int, num_tokens: int, *, inherited: bool = False
+) -> float:
+    """The rate after warm-up: as given, by the paper's rule, or by the step law, a third of it for
+    weights that were `inherited`.
 
     `num_tokens` are those of all rounds.
     """
@@ -99,7 +106,7 @@ def peak_rate(table: TrainTable, num_params: int, num_tokens: int) -> float:
         return square_root_rate(
             table.reference_rate, table.batch_tokens / table.reference_batch_tokens
         )
-    return default_rate(num_params, num_tokens)
+    return default_rate(num_params, num_tokens) * (INHERITED_SHARE if inherited else 1.0)
 
 
 def square_root_rate(reference_rate: float, batch_ratio: float) -> float:
@@ -107,12 +114,17 @@ def square_root_rate(reference_rate: float, batch_ratio: float) -> float:
     return reference_rate * math.sqrt(batch_ratio)
 
 
-def explain_rate(table: TrainTable, num_params: int, num_tokens: int) -> str:
+def explain_rate(
+    table: TrainTable, num_params: int, num_tokens: int, *, inherited: bool = False
+) -> str:
     """The peak rate, where it comes from, and what the other rule says."""
     law = f"step law {default_rate(num_params, num_tokens):.2e}"
-    peak, batch = peak_rate(table, num_params, num_tokens), show_count(float(table.batch_tokens))
+    peak = peak_rate(table, num_params, num_tokens, inherited=inherited)
+    batch = show_count(float(table.batch_tokens))
     if table.reference_rate is None:
         chosen = f"{peak:.2e} as given; {law}" if table.learning_rate else law
+        if inherited and not table.learning_rate:
+            chosen = f"{peak:.2e}, a third of the {law}, for inherited weights"
         return f"{chosen}; doubling the batch of {batch} tokens would call for x 1.41 (paper)"
     begun = f"{table.reference_rate:.2e} at {show_count(float(table.reference_batch_tokens or 0))}"
     text = f"{peak:.2e}, the paper's square root from {begun} tokens a step to {batch}; {law}"
