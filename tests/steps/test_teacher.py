@@ -1,17 +1,20 @@
 """Learning from the parent inside a run: beside the child, or from what was stored of it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pocketlm.artifact import Artifact
+from pocketlm.artifact import Artifact, Store
+from pocketlm.inputs import find_inputs
 from pocketlm.model.checkpoint import load_child, open_checkpoint
 from pocketlm.model.cost import flops_per_token
-from pocketlm.pipeline import make, plan
+from pocketlm.pipeline import make, plan, stage_keys
 from pocketlm.recipe import load_recipe
 from pocketlm.runs import Run
+from pocketlm.stages.train.schedule import default_rate
 
 STORED = {
     "train.distil": 0.8,
@@ -86,3 +89,18 @@ def _parent(run: Run) -> Path:
 def _weights(artifact: Artifact) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
     tensors = load_child(artifact.folder).tensors
     return np.concatenate([t.numpy().ravel() for t in tensors.values()])
+
+
+def test_a_child_cut_out_of_a_parent_begins_gently(tiny_recipe: Path, out: Path) -> None:
+    """A third of the law's rate where the recipe leaves it open, and a key that says so."""
+    changes: dict[str, object] = {"train.rounds": 1, "train.batch_tokens": 32, "name": "gentle"}
+    recipe = load_recipe(tiny_recipe, changes=changes)
+    open_rate = recipe.train.model_copy(update={"learning_rate": None})
+    gentle = recipe.model_copy(update={"train": open_rate})
+    run = make(gentle, out=out, until="train")
+    tokens, params = run.scores["train.tokens"].value, run.scores["design.params"].value
+    rows = [json.loads(line) for line in run.artifacts["train"].path("log.jsonl").open()]
+    law = default_rate(int(params), int(tokens))
+    assert max(row["rate"] for row in rows) == pytest.approx(law / 3, rel=0.02)
+    told = [stage_keys(one, find_inputs(one, Store(out)))["train"] for one in (recipe, gentle)]
+    assert told[0] != told[1]

@@ -15,8 +15,10 @@ from pocketlm.errors import DamagedArtifact
 from pocketlm.inputs import max_positions
 from pocketlm.method import pick
 from pocketlm.model.checkpoint import load_child, open_checkpoint, save_child
+from pocketlm.model.child import Child
 from pocketlm.model.cost import count_params, flops_per_token
-from pocketlm.stages.train.rounds import units_drawn
+from pocketlm.stages.train.rounds import round_sizes, units_drawn
+from pocketlm.stages.train.schedule import peak_rate
 from pocketlm.stages.train.rows import LOG, as_lines
 from pocketlm.stages.train.sinks import TENSORBOARD
 from pocketlm.steps.choosing import choosing_bits
@@ -170,17 +172,26 @@ def _trained(run: Materials, blocks: Blocks, resume: Path) -> "Trained":
     # Hours of training are worth a look at every byte, whatever the store remembers of the files.
     tokens = run.made["tokens"].folder
     check_tokens(tokens, share=(team.rank, team.size), progress=run.progress)
+    child = load_child(run.made["inherit"].folder)
     return train(
-        load_child(run.made["inherit"].folder),
+        child,
         blocks,
         rng=run.rng("train"),
         checkpoints=resume,
         bits_per_byte=choosing_bits(run) if table.check_at else None,
         references=references_for(run, blocks),
-        inherited=run.recipe.start == "parent",
         progress=run.progress,
-        **table.model_dump(),
+        **table.model_dump() | _rate(run, child, blocks),
     )
+
+
+def _rate(run: Materials, child: Child, blocks: Blocks) -> dict[str, float | None]:
+    """The peak rate, which depends on where the child's weights come from."""
+    table = run.recipe.train
+    num_tokens = sum(round_sizes(table, len(blocks))) * blocks.seq_len
+    inherited = run.recipe.start == "parent"
+    peak = peak_rate(table, count_params(child.shape), num_tokens, inherited=inherited)
+    return {"learning_rate": peak, "reference_rate": None, "reference_batch_tokens": None}
 
 
 def _train_flops(run: Materials, trained: "Trained", seq_len: int) -> float:

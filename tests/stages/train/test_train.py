@@ -218,15 +218,3 @@ def test_checks_are_taken_where_asked_and_leave_no_trace(
     assert checked.checks[0]["bits_per_byte"] == pytest.approx(first)
     assert len({row["bits_per_byte"] for row in checked.checks}) == 3
     assert run(child, blocks, check_at=(0.5,)).checks == ()  # nobody to ask
-
-
-def test_inherited_weights_begin_gently(child: Child, blocks: Blocks) -> None:
-    """The default rate is a third, as the log says; a given one is what it is."""
-    rates = {
-        inherited: max(
-            row["rate"]
-            for row in run(child, blocks, learning_rate=None, rounds=1, inherited=inherited).log
-        )
-        for inherited in (False, True)
-    }
-    assert rates[True] == pytest.approx(rates[False] / 3)

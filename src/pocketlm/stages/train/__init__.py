@@ -19,7 +19,6 @@ from pocketlm.progress import SILENT, Progress
 from pocketlm.recipe import TrainTable
 from pocketlm.stages.train.resample import References, check_parent_losses
 from pocketlm.stages.train.rounds import round_sizes
-from pocketlm.stages.train.schedule import peak_rate
 from pocketlm.tables import build_table
 
 if TYPE_CHECKING:
@@ -79,15 +78,14 @@ def train(
     checkpoints: Path | None = None,
     bits_per_byte: "Callable[[PreTrainedModel], float] | None" = None,
     references: References | None = None,
-    inherited: bool = False,
     progress: Progress = SILENT,
     **settings: Any,
 ) -> Trained:
     """Train `child` on `blocks` for `rounds` rounds; `settings` are the keys of `[train]`.
 
     `references`: the parent's losses, for `excess-loss`, its predictions, for `distil`, and text
-    held back. `inherited` weights learn at a third of the default rate. `bits_per_byte` scores the
-    network at the points of `check_at`; without it none is taken.
+    held back. `bits_per_byte` scores the network at the points of `check_at`; without it none is
+    taken.
     With `checkpoints` a killed call continues where it was, to the same bits on the same machine.
     Raises `Interrupted` after a signal (checkpoint written), `RecipeError` for a wrong setting,
     `CorpusError` if there is not one block, `StageError` if the loss stays non-finite.
@@ -98,11 +96,6 @@ def train(
     check_parent_losses(table, has_parent=_has_parent(table, references))
     keys = [int(key) for key in rng.integers(2**63, size=2 * table.rounds)]
     sizes = round_sizes(table, num_blocks)
-    num_params = sum(tensor.numel() for tensor in child.tensors.values())
-    peak = peak_rate(table, num_params, sum(sizes) * table.seq_len, inherited=inherited)
-    table = table.model_copy(
-        update={"learning_rate": peak, "reference_rate": None, "reference_batch_tokens": None}
-    )
     learner = Learner(child, blocks, table, sizes, bits_per_byte, references)
     learner.resume(checkpoints, warn=progress.warn)
     num_bytes = 0
