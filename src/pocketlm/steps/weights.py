@@ -18,8 +18,8 @@ from pocketlm.model.checkpoint import load_child, open_checkpoint, save_child
 from pocketlm.model.child import Child
 from pocketlm.model.cost import count_params, flops_per_token
 from pocketlm.stages.train.rounds import round_sizes, units_drawn
-from pocketlm.stages.train.schedule import peak_rate
 from pocketlm.stages.train.rows import LOG, as_lines
+from pocketlm.stages.train.schedule import peak_rate
 from pocketlm.stages.train.sinks import TENSORBOARD
 from pocketlm.steps.choosing import choosing_bits
 from pocketlm.steps.materials import Materials, Scores, write_json
