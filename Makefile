@@ -36,5 +36,5 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pocketlm needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 	$(PIP) torch
-	$(PIP) -e ".[gguf,dev]"
+	$(PIP) -e ".[gguf,eval,dev]"
 	@touch $@

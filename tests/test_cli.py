@@ -81,6 +81,15 @@ def test_show_everything(tiny_recipe: Path, out: Path, capsys: pytest.CaptureFix
     assert "it has tiny; devices" in capsys.readouterr().err
 
 
+def test_show_two_runs(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["show", "tiny", "tiny", "--out", str(out)]) == 0
+    assert "held-out text" in capsys.readouterr().out
+    assert run(["show", "tiny", "tiny", "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"]["difference"]["value"] == 0.0
+    assert run(["show", "tiny", "nothing", "--out", str(out)]) == 2
+    assert "no run 'nothing'" in capsys.readouterr().err
+
+
 def test_generate_is_greedy_and_repeatable(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def text(*options: str) -> str:
         assert (

@@ -12,8 +12,8 @@ LEVELS = (
     ("cli",),
     ("showing",),
     ("ablation",),
-    ("summary", "estimate", "generating", "together"),
-    ("pipeline", "compacting", "tokenising", "price"),
+    ("summary", "estimate", "generating", "together", "comparing"),
+    ("pipeline", "compacting", "tokenising", "evaluating", "price"),
     ("steps", "choices"),
     (
         "stages.compact",
@@ -29,12 +29,12 @@ LEVELS = (
     ),
     ("model", "corpus"),
     ("artifact", "device", "hardware", "progress", "report"),
-    ("method",),
+    ("method", "statistics"),
     ("recipe",),
-    ("design_table", "train_table"),
-    ("rounds_table",),
+    ("design_table", "train_table", "evaluate_table"),
+    ("rounds_table", "distil_table"),
     ("tables",),
-    ("units", "errors", "stages"),
+    ("units", "errors", "finding", "stages"),
 )
 LEVEL = {entry: level for level, entries in enumerate(LEVELS) for entry in entries}
 FREE = {""}  # the public list, which imports lazily whatever it names

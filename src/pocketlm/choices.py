@@ -14,6 +14,9 @@ from pocketlm.recipe import Recipe
 from pocketlm.stages.compact.select import SELECTORS
 from pocketlm.stages.design.propose import PROXY_SAMPLERS, check_sampler
 from pocketlm.stages.design.rank import RANKERS
+from pocketlm.stages.evaluate.benchmarks import check_asking
+from pocketlm.stages.evaluate.metrics import NORMALISERS
+from pocketlm.stages.evaluate.seam import SEAMS
 from pocketlm.stages.export import FORMATS, check_formats
 from pocketlm.stages.export.llama_cpp_speed import check_llama_cpp
 from pocketlm.stages.inherit.hidden import HIDDEN_CUTS
@@ -37,6 +40,8 @@ CHOICES: dict[str, Mapping[str, Method[Any]]] = {
     "train.schedule": SCHEDULES,
     "train.optimizer": OPTIMIZERS,
     "train.round_schedule": ROUND_SCHEDULES,
+    "evaluate.normaliser": NORMALISERS,
+    "evaluate.seam": SEAMS,
     "export.formats": FORMATS,
 }
 
@@ -69,6 +74,8 @@ def check_choices(recipe: Recipe) -> None:
                 f"or give a parent that is a {recipe.family}"
             )
         check_formats(recipe.export.formats, recipe.family)
+    asked = recipe.evaluate
+    check_asking(asked.tasks, asked.normaliser, asked.seam, where="[evaluate] ")
     check_parent_losses(recipe.train, has_parent=recipe.parent is not None)
     _check_design(recipe)
     if recipe.device != THIS_MACHINE:  # measuring it takes seconds and decides nothing here

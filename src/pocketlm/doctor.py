@@ -8,12 +8,11 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 from pocketlm.device import available_cores, memory_bytes
+from pocketlm.finding import Finding
 from pocketlm.hardware import PROCESS_SETTINGS, has_bfloat16_cpu, has_cuda
 from pocketlm.units import GB, show_bytes
 
@@ -22,21 +21,11 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "gguf": ("gguf", "xllamacpp"),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "optuna": ("optuna",),
+    "eval": ("rouge-score",),
     "dev": ("mypy", "ruff", "pytest", "hypothesis"),
 }
 
 _ENOUGH_DISK = 5 * GB
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at."""
-
-    name: str
-    state: Literal["ok", "missing", "advice"]
-    """`missing`: something will fail; `advice`: it works, and would be better with this."""
-    text: str
-    """What was found and, unless it is ok, the exact line that mends it."""
 
 
 def examine() -> tuple[Finding, ...]:

@@ -18,13 +18,13 @@ from pocketlm.inputs import Inputs
 from pocketlm.model.checkpoint import open_checkpoint
 from pocketlm.model.cost import count_params, flops_per_token
 from pocketlm.model.shape import Shape
-from pocketlm.pipeline import Step, make_chain, plan, resolve
+from pocketlm.pipeline import Step, make_chain, plan, resolve, stages_of
 from pocketlm.price import MFU, PEAK_FLOPS, Price, price
 from pocketlm.recipe import Recipe, TrainTokenizer
 from pocketlm.stages.design.successive_halving import PROXY_PASSES
 from pocketlm.stages.inherit.evidence import learns_masks, needs_blocks
 from pocketlm.stages.inherit.whole import BATCH_BLOCKS
-from pocketlm.stages.train.resample import scores_blocks
+from pocketlm.stages.train.resample import parent_passes, scores_blocks
 from pocketlm.steps import decide_shape
 from pocketlm.units import show_count, show_seconds
 
@@ -64,6 +64,7 @@ class Estimate:
 
     steps: tuple[StepCost, ...]
     shape: Shape
+    parent: Shape | None
     train_tokens: float
     pass_tokens: float
     """Tokens of a pass over the training text, about."""
@@ -155,7 +156,10 @@ def quote(
         missing = str(error)
     held = round(found.pass_tokens) if found else 0
     tokens = recipe.train.planned_tokens or held
-    priced = price(shape, recipe.train, tokens=tokens, mfu=mfu, peak_flops=peak_flops)
+    parent = found.parent if found else None
+    priced = price(
+        shape, recipe.train, tokens=tokens, parent=parent, mfu=mfu, peak_flops=peak_flops
+    )
     return Quote(found, missing, priced)
 
 
@@ -165,20 +169,21 @@ def estimate(recipe: Recipe, *, out: str | Path = "runs") -> Estimate:
     rate, basis = _flops_per_s(store)
     steps = {(step.run, step.stage): step for step in plan(recipe, out=out)}
     costs: list[StepCost] = []
-    shape: Shape | None = None
+    shape = parent = None
     tokens = 0.0
     sources: tuple[SourceTokens, ...] = ()
     for one in make_chain(recipe):
         inputs, keys = resolve(one, store)
-        shape = _shape(one, inputs, store.find("design", keys["design"]), shape)
-        seconds, tokens = _stage_seconds(one, inputs, shape, rate)
+        parent = _parent_shape(inputs, shape)
+        shape = _shape(one, inputs, store.find("design", keys["design"]), parent)
+        seconds, tokens = _stage_seconds(one, inputs, (shape, parent), rate)
         sources = _sources(one, inputs)
-        for stage, expected in seconds.items():
-            step = steps[one.name, stage]
+        for stage in stages_of(one):
+            step, expected = steps[one.name, stage], seconds[stage]
             costs.append(StepCost(step, 0.0 if step.reused else round(expected, 1)))
     assert shape is not None  # a chain holds the recipe itself
     pass_tokens = sum(of.read for of in sources)
-    return Estimate(tuple(costs), shape, tokens, pass_tokens, sources, basis)
+    return Estimate(tuple(costs), shape, parent, tokens, pass_tokens, sources, basis)
 
 
 def _sources(recipe: Recipe, inputs: Inputs) -> tuple[SourceTokens, ...]:
@@ -190,8 +195,10 @@ def _sources(recipe: Recipe, inputs: Inputs) -> tuple[SourceTokens, ...]:
 
 
 def _stage_seconds(
-    recipe: Recipe, inputs: Inputs, shape: Shape, rate: float
+    recipe: Recipe, inputs: Inputs, shapes: tuple[Shape, Shape | None], rate: float
 ) -> tuple[dict[str, float], float]:
+    """Seconds of each stage and tokens trained on, for a child and its parent."""
+    shape, parent = shapes
     table, sizes = recipe.train, inputs.corpus.survey.num_bytes
     text_bytes = sizes["train"] + sizes["choose"]
     one_pass = sum(of.read for of in _sources(recipe, inputs))
@@ -199,15 +206,17 @@ def _stage_seconds(
     trained = one_pass * (min(1, table.rounds) + later * table.keep_fraction)
     scored = later * one_pass if scores_blocks(table) else 0.0
     flops = flops_per_token(shape, table.seq_len)
+    of_parent = one_pass * flops_per_token(parent or shape, table.seq_len)
     scored_bytes = min(recipe.evaluate.max_bytes, sizes["held-out"])
     seconds = {
         "counts": 3.0 + text_bytes / _COUNT_BYTES_PER_S,
         "compact": _FIXED_SECONDS["compact"],
         "design": _design_seconds(recipe, flops, rate),
         "tokens": text_bytes / _READ_BYTES_PER_S,
-        "calibration": _calibration_seconds(recipe, inputs, shape, rate),
+        "calibration": _calibration_seconds(recipe, parent or shape, rate),
         "inherit": _FIXED_SECONDS["inherit"],
-        "train": 5.0 + flops * (3 * trained + scored) / rate,
+        "teacher": 5.0 + of_parent / rate,
+        "train": 5.0 + (flops * (3 * trained + scored) + parent_passes(table) * of_parent) / rate,
         # Two models, windows that overlap by half.
         "evaluate": _FIXED_SECONDS["evaluate"] + 4 * flops * scored_bytes / _BYTES_PER_TOKEN / rate,
         "export": _FIXED_SECONDS["export"] * len(recipe.export.formats),
@@ -215,14 +224,11 @@ def _stage_seconds(
     return seconds, trained
 
 
-def _calibration_seconds(recipe: Recipe, inputs: Inputs, shape: Shape, rate: float) -> float:
+def _calibration_seconds(recipe: Recipe, parent: Shape, rate: float) -> float:
     """Passes over the parent, and the steps of masks, which run it both ways."""
     table, seq_len = recipe.inherit, recipe.train.seq_len
     if recipe.start != "parent" or not needs_blocks(table):
         return 0.0
-    parent = shape
-    if inputs.parent is not None and inputs.parent.is_dir():
-        parent = open_checkpoint(inputs.parent).shape
     passes = _PASSES * table.calibration_blocks
     if learns_masks(table):
         passes += 3 * table.mask_steps * BATCH_BLOCKS
@@ -250,12 +256,17 @@ def _shape(
     """The child's shape; designed on the spot if need be. `parent` is one not made yet."""
     if design_artifact:
         return Shape(**json.loads(design_artifact.path("shape.json").read_text(encoding="utf-8")))
-    if inputs.parent is not None and inputs.parent.is_dir():
-        parent = open_checkpoint(inputs.parent).shape
     vocab_size = recipe.compact.vocab_size
     if not isinstance(vocab_size, int):  # decided by counting: at most the parent's
         vocab_size = parent.vocab_size if parent else _num_tokens(inputs.tokenizer)
     return decide_shape(recipe, vocab_size, parent)
+
+
+def _parent_shape(inputs: Inputs, before: Shape | None) -> Shape | None:
+    """The parent's shape; `before` is that of one not made yet, None where there is none."""
+    if inputs.parent is not None and inputs.parent.is_dir():
+        return open_checkpoint(inputs.parent).shape
+    return before
 
 
 def _own_shape(recipe: Recipe) -> Shape | None:

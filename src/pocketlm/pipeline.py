@@ -2,8 +2,9 @@
 
     (counts) -> compact -> design -> (tokens, calibration) -> inherit -> train -> evaluate, export
 
-`counts` is the corpus in the parent's tokens, `tokens` the corpus in the child's and `calibration`
-what the parent does on some of it; they belong to no stage.
+`counts` is the corpus in the parent's tokens, `tokens` the corpus in the child's, `calibration`
+what the parent does on some of it and `teacher`, made only where a recipe stores it, what the
+parent predicts of all of it; they belong to no stage.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import Any
 from pocketlm.artifact import Artifact, Store, key_of
 from pocketlm.choices import check_choices
 from pocketlm.errors import RecipeError
-from pocketlm.hardware import resolve_hardware
+from pocketlm.hardware import Hardware, resolve_hardware
 from pocketlm.inputs import Inputs, check_parent, find_inputs, max_positions
 from pocketlm.model.checkpoint import open_checkpoint
 from pocketlm.progress import SILENT, Progress
@@ -24,11 +25,14 @@ from pocketlm.stages import NEEDS, STAGES, VERSIONS
 from pocketlm.stages.export import check_formats
 from pocketlm.stages.inherit.evidence import groups_for, learns_masks, needs_blocks
 from pocketlm.stages.train.resample import DRAW, draws
+from pocketlm.steps.benchmarks import benchmark_files
 
 _ORDER = tuple(NEEDS)
 _MAX_GENERATIONS = 8
 _CHANGES_NO_NUMBER = frozenset({"checkpoint_seconds", "planned_tokens"})
 _MASK_KEYS = ("mask_steps", "mask_rate", "mask_weights")
+# These decide only through something else in the key: the calibration, or hashes of files.
+_UNREAD = {"inherit": {"calibration_blocks", *_MASK_KEYS}, "evaluate": {"data", "tasks"}}
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,8 @@ def make(
     `pocketlm.errors`; whatever was finished stays and is reused by the next call.
     """
     check_choices(recipe)
-    stages = _stages_until(until)
-    if redo is not None and _position(redo) >= len(stages):
+    stages = [stage for stage in _stages_until(until) if stage in stages_of(recipe)]
+    if redo is not None and _position(redo) > _position(until):
         raise RecipeError(f"--redo {redo}: {until} ends before it; make up to {redo} or further")
     store = Store(Path(out))
     inputs, keys = resolve(recipe, store)
@@ -94,7 +98,7 @@ def plan(recipe: Recipe, *, out: str | Path = "runs") -> tuple[Step, ...]:
         before = plan(_parent_recipe(recipe), out=out)
     _, keys = resolve(recipe, store)
     steps: dict[str, Step] = {}
-    for stage in _ORDER:
+    for stage in stages_of(recipe):
         there = store.find(stage, keys[stage]) is not None
         reused = there and all(steps[need].reused for need in needs_of(stage, recipe))
         steps[stage] = Step(recipe.name, stage, keys[stage], reused)
@@ -107,7 +111,7 @@ def resolve(recipe: Recipe, store: Store) -> tuple[Inputs, dict[str, str]]:
     if isinstance(recipe.parent, ParentRecipe):
         _, parent_keys = resolve(_parent_recipe(recipe), store)
     inputs = find_inputs(recipe, store, parent_keys)
-    return inputs, stage_keys(recipe, inputs)
+    return inputs, stage_keys(recipe, inputs, benchmark_files(recipe, store.hashes))
 
 
 def make_chain(recipe: Recipe) -> tuple[Recipe, ...]:
@@ -117,8 +121,13 @@ def make_chain(recipe: Recipe) -> tuple[Recipe, ...]:
     return (recipe,)
 
 
-def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
-    """The key of every artifact: all that decides its numbers, nothing that does not."""
+def stage_keys(
+    recipe: Recipe, inputs: Inputs, benchmarks: Mapping[str, Mapping[str, str]] | None = None
+) -> dict[str, str]:
+    """The key of every artifact: all that decides its numbers, nothing that does not.
+
+    `benchmarks`: task -> file -> sha256 of what evaluate asks.
+    """
     hardware = resolve_hardware(recipe.train.dtype)
     train = recipe.train.decisions(without=_CHANGES_NO_NUMBER | {"dtype"})
     at_random = recipe.start != "parent" or recipe.inherit.neurons == "random"
@@ -135,28 +144,36 @@ def stage_keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
         "inherit": {"parent": inputs.parent_key, "start": recipe.start,
                     "seed": recipe.seed if at_random else None,
                     "positions": None if inputs.parent else max_positions(recipe)},
+        "teacher": _taught_by(recipe, inputs, hardware),
         "train": {"seed": recipe.seed, "device": hardware.device, "dtype": hardware.dtype,
                   "table": train, **_mixed_by(recipe),
                   **({"draw": DRAW} if draws(recipe.train) else {})},
         "evaluate": {"parent": inputs.parent_key, "corpus": inputs.corpus_key,
-                     "seed": recipe.seed, "context": recipe.train.seq_len},
+                     "seed": recipe.seed, "context": recipe.train.seq_len,
+                     **({"benchmarks": benchmarks} if benchmarks else {})},
         "export": {"name": recipe.name, "parent": recipe.parent_name},
     }  # fmt: skip
     keys: dict[str, str] = {}
-    for stage in _ORDER:
-        # What decides the calibration decides the child only through it.
-        unread = {"calibration_blocks", *_MASK_KEYS} if stage == "inherit" else set()
+    for stage in stages_of(recipe):
+        unread = _UNREAD.get(stage, set())
         table = getattr(recipe, stage).decisions(without=unread) if stage in STAGES else {}
         parts = {"stage": stage, "version": VERSIONS[stage], "table": table, **own[stage]}
         keys[stage] = key_of(parts | {"needs": [keys[n] for n in needs_of(stage, recipe)]})
     return keys
 
 
+def stages_of(recipe: Recipe) -> tuple[str, ...]:
+    """The artifacts a recipe has, in the order of making."""
+    stored = recipe.train.distils and recipe.train.distil_from == "stored"
+    return _ORDER if stored else tuple(stage for stage in _ORDER if stage != "teacher")
+
+
 def needs_of(stage: str, recipe: Recipe) -> tuple[str, ...]:
     """What an artifact is made from. Masks are learned for one shape of child, so a calibration
     that holds some is made from the design too; any other serves every shape."""
     masked = stage == "calibration" and recipe.start == "parent" and learns_masks(recipe.inherit)
-    return (*NEEDS[stage], "design") if masked else NEEDS[stage]
+    taught = stage == "train" and "teacher" in stages_of(recipe)
+    return (*NEEDS[stage], *(["design"] if masked else []), *(["teacher"] if taught else []))
 
 
 def _designed_by(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
@@ -178,6 +195,18 @@ def _designed_by(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
 def _mixed_by(recipe: Recipe) -> dict[str, Any]:
     """Weights of sources, where there are any: they decide which blocks there are."""
     return {"weights": recipe.corpus.weights} if recipe.corpus.weights else {}
+
+
+def _taught_by(recipe: Recipe, inputs: Inputs, hardware: Hardware) -> dict[str, Any]:
+    """What decides the stored predictions; children of every shape and seed share them."""
+    table = recipe.train
+    return {
+        "parent": inputs.parent_key,
+        "blocks": [table.seq_len, table.document_mask],
+        "kept": [table.distil_tokens, table.distil_temperature],
+        "hardware": [hardware.device, hardware.dtype],
+        **_mixed_by(recipe),
+    }
 
 
 def _calibration_parts(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """What a shape costs to keep, to run and to train, priced without building it.
 
-    FLOPs = tokens x (3 F + (rounds - 1) (keep_fraction 3 F + F))
+    FLOPs = tokens x (3 F + (rounds - 1) (keep_fraction 3 F + F) + P)
     GPU-days = FLOPs / (MFU x peak FLOP/s) / 86,400
 
 F: forward FLOPs per token (conventions of `pocketlm.model.cost`); the last F is the pass that
 scores every block before a later round, left out where the resampler reads no losses or recorded
-ones. A parent's pass (excess-loss) and probes are not in it.
+ones. P: the parent's passes forward, for `excess-loss` and `distil`. Probes are not in it.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pocketlm.errors import RecipeError
@@ -26,7 +26,7 @@ from pocketlm.model.cost import (
 from pocketlm.model.family import Part
 from pocketlm.model.shape import Shape
 from pocketlm.recipe import TrainTable
-from pocketlm.stages.train.resample import scores_blocks
+from pocketlm.stages.train.resample import parent_passes, scores_blocks
 from pocketlm.stages.train.schedule import explain_rate
 from pocketlm.units import show_bytes, show_count, show_seconds
 
@@ -63,6 +63,8 @@ class Price:
     """Tokens of the first pass."""
     passes: float
     """All rounds and their scoring, in passes of training over `tokens`."""
+    parent_flops: float
+    """What the parent reads for it."""
     rate: str
     """The peak learning rate, where it comes from, and what the other rule says."""
     mfu: float
@@ -75,8 +77,8 @@ class Price:
 
     @property
     def flops(self) -> float:
-        """FLOPs of all rounds over the tokens, scoring included."""
-        return self.passes * self.tokens * self.training_flops_per_token
+        """FLOPs of all rounds over the tokens, scoring and the parent included."""
+        return self.passes * self.tokens * self.training_flops_per_token + self.parent_flops
 
     @property
     def gpu_days(self) -> float:
@@ -87,6 +89,10 @@ class Price:
         if self.gpu_days < 0.1:
             return f"{show_seconds(self.gpu_days * _SECONDS_PER_DAY)} of one GPU"
         return f"{self.gpu_days:,.3g} GPU-days"
+
+    def _of_parent(self) -> str:
+        share = self.parent_flops / self.flops if self.flops else 0.0
+        return f", {100 * share:.0f} % of it the parent's" if share else ""
 
     def as_dict(self) -> dict[str, Any]:
         """All numbers, for JSON."""
@@ -112,7 +118,7 @@ class Price:
             f"{show_bytes(self.training_block_bytes)} more for each block of {self.seq_len:,}",
             "a token": f"{forward} forward, {training} training",
             "training": f"{show_count(float(self.tokens))} tokens x {self.passes:.3g} passes: "
-            f"{self.flops:.3g} FLOP",
+            f"{self.flops:.3g} FLOP{self._of_parent()}",
             "learning rate": self.rate,
             "time": f"{self._time()} at {100 * self.mfu:.3g} % of "
             f"{show_count(self.peak_flops)}FLOP/s",
@@ -129,13 +135,14 @@ def price(
     table: TrainTable,
     *,
     tokens: int,
+    parent: Shape | None = None,
     mfu: float = MFU,
     peak_flops: float = PEAK_FLOPS,
 ) -> Price:
     """Price `shape` trained as `table` says, with `tokens` in the first pass.
 
-    `mfu` is a share of `peak_flops`, FLOP/s. Raises `RecipeError` for shares and rates that no
-    machine has.
+    `parent` is priced where it reads along, with the child's vocabulary. `mfu` is a share of
+    `peak_flops`, FLOP/s. Raises `RecipeError` for shares and rates that no machine has.
     """
     if not 0 < mfu <= 1:
         raise RecipeError(f"mfu = {mfu:g}: a share of the peak, above 0 and at most 1")
@@ -156,6 +163,7 @@ def price(
         seq_len=seq_len,
         tokens=tokens,
         passes=_passes(table),
+        parent_flops=_parent_flops(parent, shape, table) * tokens,
         rate=explain_rate(table, count_params(shape), trained),
         mfu=mfu,
         peak_flops=peak_flops,
@@ -166,6 +174,15 @@ def _passes(table: TrainTable) -> float:
     """All rounds in passes of training; scoring is forward only, a third."""
     scoring = 1 / 3 if scores_blocks(table) else 0.0
     return min(1, table.rounds) + _later(table) * (table.keep_fraction + scoring)
+
+
+def _parent_flops(parent: Shape | None, child: Shape, table: TrainTable) -> float:
+    """FLOPs of the parent for each token of the first pass."""
+    passes = parent_passes(table) + (table.distils and table.distil_from == "stored")
+    if parent is None or not passes:
+        return 0.0
+    narrow = replace(parent, vocab_size=child.vocab_size)
+    return passes * flops_per_token(narrow, (table.seq_len + 1) / 2)
 
 
 def _later(table: TrainTable) -> int:

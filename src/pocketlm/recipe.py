@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from pocketlm.design_table import DesignTable as DesignTable
 from pocketlm.design_table import ShapeTable as ShapeTable
+from pocketlm.evaluate_table import EvaluateTable as EvaluateTable
 from pocketlm.tables import Table, load_table
 from pocketlm.train_table import TrainTable as TrainTable
 
@@ -123,19 +124,6 @@ class InheritTable(Table):
         return self
 
 
-class EvaluateTable(Table):
-    """Stage 5: parent against child on held-out text and on this machine."""
-
-    max_bytes: int = Field(default=1_000_000, ge=1)
-    """Held-out text scored at most, UTF-8 bytes; documents are taken in the order of their hash."""
-    speed_tokens: int = Field(default=64, ge=0)
-    """Prompt length and new tokens of the speed test; 0 leaves it out."""
-    prompt: str = ""
-    """Beginning of the printed samples. Default: the first words of a held-out document."""
-    sample_tokens: int = Field(default=80, ge=0)
-    """Tokens of the printed samples, greedy."""
-
-
 class ExportTable(Table):
     """Stage 6: files that run on devices, each verified."""
 
@@ -229,6 +217,9 @@ def _absolute(recipe: Recipe, base: Path) -> Recipe:
     if recipe.design.law is not None:
         law = anchor(recipe.design.law)
         update["design"] = recipe.design.model_copy(update={"law": law})
+    if recipe.evaluate.data is not None:
+        data = anchor(recipe.evaluate.data)
+        update["evaluate"] = recipe.evaluate.model_copy(update={"data": data})
     if isinstance(recipe.tokenizer, str):
         update["tokenizer"] = anchor(recipe.tokenizer)
     return recipe.model_copy(update=update)

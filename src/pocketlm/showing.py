@@ -55,6 +55,14 @@ def show(
         raise RecipeError(f"{error}; devices: {devices}; or give a .toml, or `methods`") from None
 
 
+def show_difference(first: str, second: str, *, out: Path) -> Shown:
+    """The second run held against the first, paired; raises `RecipeError` for an unknown run."""
+    from pocketlm.comparing import compare_runs
+
+    found = compare_runs(open_run(first, out=out), open_run(second, out=out))
+    return found.as_dict(), found.lines()
+
+
 def starter_recipe(
     name: str, parent: str, corpus: str, *, device: str, max_params: int | None
 ) -> str:

@@ -20,6 +20,7 @@ from pocketlm.run_report import (
     Side,
     StageLine,
 )
+from pocketlm.run_report.benchmark_notes import BenchmarkNotes, read_benchmarks
 from pocketlm.run_report.forgetting import ForgettingNotes, PartCurve
 from pocketlm.run_report.shapes import ShapeLine, ShapeNotes, TimedLine
 from pocketlm.run_report.vocabulary import CoveragePoint, VocabularyNotes
@@ -46,6 +47,7 @@ def describe(run: Run) -> RunReport:
         child=_side("child", scores, child_vocab, parts, samples),
         parent=parent,
         difference=_interval("difference.bits_per_byte", scores),
+        benchmarks=benchmark_notes(made["evaluate"]),
         curve=tuple(CoveragePoint(**point) for point in _read(made["compact"], "curve.json")),
         vocabulary=vocabulary_notes(made["compact"]),
         shapes=shape_notes(made["design"]),
@@ -78,6 +80,12 @@ def shape_notes(artifact: Artifact) -> ShapeNotes | None:
 def _shape_line(line: dict[str, Any]) -> ShapeLine:
     timed = line.pop("timed", None)
     return ShapeLine(**line, timed=TimedLine(**timed) if timed else None)
+
+
+def benchmark_notes(artifact: Artifact) -> BenchmarkNotes | None:
+    """What an evaluate artifact says about benchmarks; None where none were run."""
+    path = artifact.path("benchmarks.json")
+    return read_benchmarks(_read(artifact, path.name), str(path)) if path.is_file() else None
 
 
 def forgetting_notes(artifact: Artifact) -> ForgettingNotes | None:

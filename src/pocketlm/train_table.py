@@ -4,10 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from pocketlm.distil_table import DistilTable
 from pocketlm.rounds_table import RoundsTable
 
 
-class TrainTable(RoundsTable):
+class TrainTable(RoundsTable, DistilTable):
     """Stage 4: multiple-round training (paper, section on model optimization)."""
 
     seq_len: int = Field(default=256, ge=8)
@@ -75,6 +76,14 @@ class TrainTable(RoundsTable):
             raise ValueError(
                 "document_mask: attention = 'query-blocks' takes no mask; choose auto, sdpa or "
                 "eager"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _distils_on_all_logits(self) -> "TrainTable":
+        if self.distils and self.cross_entropy == "chunked":
+            raise ValueError(
+                "cross_entropy = 'chunked' never holds the logits that distil compares; choose auto"
             )
         return self
 

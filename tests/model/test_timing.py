@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pocketlm.model.checkpoint import load_child
-from pocketlm.model.timing import greedy_tokens, measure_speed
+from pocketlm.model.timing import greedy_tokens, measure_speed, peak_bytes
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +44,13 @@ def test_measuring_draws_from_its_own_generator(network) -> None:
     measure_speed(network, prompt_tokens=2, new_tokens=2, repeats=1, rng=np.random.default_rng(0))
     assert torch.equal(torch.get_rng_state(), before)
     assert not torch.is_inference_mode_enabled()
+
+
+def test_the_peak_is_weights_cache_and_little_more(network) -> None:
+    """Twice the context, twice the cache; and no less than what must be there."""
+    weights = sum(parameter.nbytes for parameter in network.parameters())
+    config = network.config
+    a_token = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    short, long = (peak_bytes(network, [1] * length, 4) - weights for length in (30, 60))
+    assert short > 30 * a_token
+    assert 0.8 * short < long - short < 2 * short

@@ -1,12 +1,11 @@
-"""Is a difference real? Seed-paired t, Holm over the arms, and what could have been seen at all.
+"""Is an arm's difference real? Seed-paired t, and what could have been seen at all.
 
 Paired t:   d_s = arm_s - baseline_s,  t = mean(d) / (sd(d) / sqrt(S)),  S - 1 degrees of freedom.
-Holm 1979:  p_(i) -> max over j <= i of (A - j + 1) p_(j), at most 1: holds the chance of any false
-            verdict at alpha however the arms depend on each other (they share the baseline).
 Smallest:   (t_(1 - alpha/2A) + t_0.8) sd / sqrt(S), the difference found four times in five even
             if it is the only one, so that Holm asks the most of it (2.8 standard errors in the
             normal case of one arm; t quantiles because seeds are few).
-Shapes: S seeds, A arms, N documents, B resamples; leading axes (...) are studies side by side.
+Holm over the arms, which share the baseline, is `pocketlm.statistics.holm`.
+Shapes: S seeds; leading axes (...) are studies side by side.
 """
 
 import math
@@ -14,13 +13,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats takes a second more to import
 
-Floats = NDArray[np.float64]
+from pocketlm.statistics import Floats, detectable
+
 Verdict = Literal["better", "worse", "not resolvable", "not resolvable (one seed)", "failed"]
 
-POWER = 0.8
 _MOST_SEEDS = 1000
 
 
@@ -72,17 +70,6 @@ def paired_p(difference_S: Floats) -> Floats:
     return np.where(error == 0, np.where(mean == 0, 1.0, 0.0), p)
 
 
-def holm(p_A: Floats) -> Floats:
-    """Holm's adjusted p values, [..., A] -> [..., A]; an arm without a p counts as p = 1."""
-    num_arms = p_A.shape[-1]
-    order_A = np.argsort(p_A, axis=-1)
-    scaled_A = np.take_along_axis(p_A, order_A, axis=-1) * np.arange(num_arms, 0, -1)
-    adjusted_A = np.minimum(np.maximum.accumulate(scaled_A, axis=-1), 1.0)
-    result_A = np.empty_like(adjusted_A)
-    np.put_along_axis(result_A, order_A, adjusted_A, axis=-1)
-    return result_A
-
-
 def decide(
     difference: Difference,
     p_holm: float | None,
@@ -103,9 +90,7 @@ def smallest_difference(sd: float, num_seeds: int, *, alpha: float) -> float:
 
     `alpha` is that of one test: the study's over its number of arms.
     """
-    free = num_seeds - 1
-    factor = float(stdtrit(free, 1 - alpha / 2) + stdtrit(free, POWER))
-    return factor * sd / math.sqrt(num_seeds)
+    return detectable(sd / math.sqrt(num_seeds), num_seeds - 1, alpha=alpha)
 
 
 def seeds_needed(difference: Difference, *, alpha: float) -> int | None:
@@ -119,31 +104,3 @@ def seeds_needed(difference: Difference, *, alpha: float) -> int | None:
         if smallest_difference(difference.sd, num_seeds, alpha=alpha) <= abs(difference.mean):
             return num_seeds
     return None
-
-
-def bootstrap_interval(
-    bits_N: Floats,
-    bytes_N: Floats,
-    *,
-    alpha: float,
-    num_draws: int = 2000,
-    rng: np.random.Generator,
-) -> tuple[float, float]:
-    """Interval of sum(bits) / sum(bytes) over documents drawn again with replacement.
-
-    `bits_N` are differences, arm minus baseline, of the same documents: the pairing is theirs.
-    It speaks about these two models on other text, not about other seeds.
-    """
-    num_documents = bits_N.size
-    ratios = []
-    for draws in range(0, num_draws, _draws_at_once(num_documents)):
-        rows = min(_draws_at_once(num_documents), num_draws - draws)
-        drawn_BN = rng.integers(num_documents, size=(rows, num_documents))
-        ratios.append(bits_N[drawn_BN].sum(axis=1) / bytes_N[drawn_BN].sum(axis=1))
-    low, high = np.quantile(np.concatenate(ratios), [alpha / 2, 1 - alpha / 2])
-    return float(low), float(high)
-
-
-def _draws_at_once(num_documents: int) -> int:
-    """Resamples that are drawn together: a few megabytes of indices."""
-    return max(1, 500_000 // num_documents)

@@ -14,6 +14,7 @@ from pocketlm.ablation.records import Record, Records
 from pocketlm.ablation.statistics import Difference, Verdict
 from pocketlm.ablation.study import BASELINE, Study, recipe_key
 from pocketlm.errors import RecipeError, did_you_mean
+from pocketlm.statistics import bootstrap_interval, holm
 
 BITS_PER_BYTE = "child.bits_per_byte"
 
@@ -66,9 +67,7 @@ def summarise(study: Study, records: Records) -> Comparison:
     p_A = np.array([1.0 if d is None or d.p is None else d.p for d in differences])
     judged = [
         _judged(study, arm, difference, p_holm, _documents(study, baseline, arm, records))
-        for arm, difference, p_holm in zip(
-            arms, differences, statistics.holm(p_A).tolist(), strict=True
-        )
+        for arm, difference, p_holm in zip(arms, differences, holm(p_A).tolist(), strict=True)
     ]
     return Comparison(study=study, unit=unit, arms=(baseline, *judged))
 
@@ -164,4 +163,4 @@ def _documents(study: Study, baseline: Arm, arm: Arm, records: Records) -> Inter
         bits_N += sign * documents.bits[at_N] / len(pairs)
         bytes_N = documents.num_bytes[at_N]
     rng = np.random.default_rng(0)  # the same resamples for every arm, so the report is stable
-    return statistics.bootstrap_interval(bits_N, bytes_N, alpha=study.alpha, rng=rng)
+    return bootstrap_interval(bits_N, bytes_N, alpha=study.alpha, rng=rng)

@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 from pocketlm.cli.corpus import corpus
+from pocketlm.cli.evaluate import evaluate
 from pocketlm.cli.options import printable
 from pocketlm.cli.verbs import app
 from pocketlm.errors import Interrupted, PocketLMError
@@ -22,6 +23,7 @@ from pocketlm.hardware import PROCESS_SETTINGS, ranks, restart_with
 UsageError: Any = typer.BadParameter.__bases__[0]
 
 app.command()(corpus)
+app.command()(evaluate)
 
 _TYPER_INTERRUPTED = 130  # what it makes of a KeyboardInterrupt inside a verb, without a word
 

@@ -130,7 +130,7 @@ def _stage_command(stage: str) -> Callable[..., None]:
     return command
 
 
-for _stage in ("design", "inherit", "train", "evaluate", "export"):
+for _stage in ("design", "inherit", "train", "export"):
     app.command(_stage)(_stage_command(_stage))
 
 
@@ -188,20 +188,29 @@ def compare(
 @app.command()
 def show(
     what: Annotated[str, typer.Argument(metavar="RUN|RECIPE|DEVICE|methods")],
+    other: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run to hold against the first.")
+    ] = None,
     out: Out = Path("runs"),
     settings: Settings = None,
     as_json: AsJson = False,
     runtime: TimedIn = "transformers",
 ) -> None:
-    """Show a run's numbers, a recipe with all defaults, a device profile, or every method."""
+    """Show a run's numbers, a recipe with all defaults, a device profile, or every method.
+
+    Two runs are compared, the second held against the first, item by item.
+    """
     from pocketlm import showing
     from pocketlm.device import THIS_MACHINE
     from pocketlm.tables import parse_settings
 
     if what == THIS_MACHINE:
         typer.echo("timing twenty shapes here: about a minute", err=True)
-    changes = parse_settings(settings or [])
-    table, lines = showing.show(what, out=out, changes=changes, runtime=runtime)
+    if other is None:
+        changes = parse_settings(settings or [])
+        table, lines = showing.show(what, out=out, changes=changes, runtime=runtime)
+    else:
+        table, lines = showing.show_difference(what, other, out=out)
     if as_json:
         print_json(table)
         return
@@ -244,11 +253,20 @@ def new(
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    eval_folder: Annotated[
+        Path | None, typer.Option("--eval", metavar="DIR", help="Look over benchmark files too.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Say what this machine has, what is missing, and how to get it."""
     from pocketlm.doctor import examine
 
     findings = examine()
+    if eval_folder is not None:
+        from pocketlm.stages.evaluate.examine import examine_benchmarks
+
+        findings += examine_benchmarks(eval_folder)
     if as_json:
         print_json({f.name: {"state": f.state, "text": f.text} for f in findings})
     else:

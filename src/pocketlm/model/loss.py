@@ -28,14 +28,25 @@ def block_losses(
     each input in its document, no token sees another document. Raises `StageError` where the
     network's attention would not keep to that.
     """
-    from torch.nn.functional import cross_entropy
+    return losses_of(block_logits(network, ids_BT1, place_BT), ids_BT1)
 
+
+def block_logits(
+    network: "PreTrainedModel", ids_BT1: "torch.Tensor", place_BT: "torch.Tensor | None" = None
+) -> "torch.Tensor":
+    """What follows each input, float32, shape (B, T, V); arguments as in `block_losses`."""
     _check_mask(network, place_BT)
     # transformers makes the mask from places that begin anew (`find_packed_sequence_indices`).
-    logits_BTV = network(input_ids=ids_BT1[:, :-1], position_ids=place_BT, use_cache=False).logits
-    losses_BT = cross_entropy(
-        logits_BTV.float().flatten(0, 1), ids_BT1[:, 1:].flatten(), reduction="none"
-    )
+    out = network(input_ids=ids_BT1[:, :-1], position_ids=place_BT, use_cache=False)
+    logits_BTV: torch.Tensor = out.logits.float()
+    return logits_BTV
+
+
+def losses_of(logits_BTV: "torch.Tensor", ids_BT1: "torch.Tensor") -> "torch.Tensor":
+    """Mean cross-entropy of each block, nats per token, shape (B,)."""
+    from torch.nn.functional import cross_entropy
+
+    losses_BT = cross_entropy(logits_BTV.flatten(0, 1), ids_BT1[:, 1:].flatten(), reduction="none")
     return losses_BT.view(ids_BT1.shape[0], -1).mean(dim=1)
 
 

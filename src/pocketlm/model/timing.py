@@ -33,6 +33,8 @@ class Speed:
     decode_tokens_per_s: Spread
     first_token_ms: Spread
     """From handing over the prompt to holding the first new token."""
+    peak_bytes: int
+    """Most that tensors take at once, weights included, over the prompt and all new tokens."""
 
 
 def greedy_logits(
@@ -84,13 +86,38 @@ def measure_speed(
     Needs `prompt_tokens` >= 1, `new_tokens` >= 2, `repeats` >= 1. Speed does not depend on which
     ids are read, so random ones do; nothing stops at an end token.
     """
-    prompts_RT = rng.integers(0, network.config.vocab_size, size=(repeats + 1, prompt_tokens))
-    rounds = [time_once(network, prompt_T.tolist(), new_tokens) for prompt_T in prompts_RT][1:]
+    prompts_RT = rng.integers(0, network.config.vocab_size, size=(repeats + 2, prompt_tokens))
+    peak = peak_bytes(network, prompts_RT[0].tolist(), new_tokens)
+    rounds = [time_once(network, prompt_T.tolist(), new_tokens) for prompt_T in prompts_RT[1:]][1:]
     return Speed(
         prefill_tokens_per_s=_spread([prompt_tokens / prefill_s for prefill_s, _ in rounds]),
         decode_tokens_per_s=_spread([(new_tokens - 1) / decode_s for _, decode_s in rounds]),
         first_token_ms=_spread([1000 * prefill_s for prefill_s, _ in rounds]),
+        peak_bytes=peak,
     )
+
+
+def peak_bytes(network: "PreTrainedModel", prompt_T: Sequence[int], new_tokens: int) -> int:
+    """Weights, and the most that all other tensors take at once while this is generated.
+
+    Counted by the allocator itself, so neither Python nor what ran before is in it.
+    """
+    import torch
+
+    weights: int = sum(parameter.nbytes for parameter in network.parameters())
+    if network.device.type == "cuda":
+        held = torch.cuda.memory_allocated(network.device)
+        torch.cuda.reset_peak_memory_stats(network.device)
+        greedy_tokens(network, prompt_T, new_tokens=new_tokens)
+        return weights + torch.cuda.max_memory_allocated(network.device) - held
+    with torch.profiler.profile(profile_memory=True, acc_events=False) as profiled:
+        greedy_tokens(network, prompt_T, new_tokens=new_tokens)
+    held = most = 0
+    for event in profiled.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return weights + most
 
 
 def time_once(

@@ -18,6 +18,8 @@ from pocketlm.report import (
     side_by_side,
     table,
 )
+from pocketlm.run_report.benchmark_notes import BenchmarkNotes
+from pocketlm.run_report.benchmarks import benchmark_section
 from pocketlm.run_report.forgetting import ForgettingNotes, forgetting_section
 from pocketlm.run_report.shapes import ShapeNotes, shape_section
 from pocketlm.run_report.vocabulary import CoveragePoint, VocabularyNotes, vocabulary_section
@@ -93,6 +95,7 @@ class RunReport:
     parent: Side | None = None
     difference: Interval | None = None
     """Bits per byte, child minus parent, paired by document."""
+    benchmarks: BenchmarkNotes | None = None
     curve: Sequence[CoveragePoint] = ()
     vocabulary: VocabularyNotes | None = None
     shapes: ShapeNotes | None = None
@@ -110,6 +113,7 @@ def run_report(data: RunReport) -> str:
     """The page of a run, as one HTML file."""
     sections = [
         Section("Parent against child" if data.parent else "The child", _headline(data)),
+        Section("Benchmarks", benchmark_section(data.benchmarks)),
         Section("Where the parameters sit", [_parts(data)]),
         Section("Vocabulary", _vocabulary(data)),
         Section("Shape", shape_section(data.shapes)),

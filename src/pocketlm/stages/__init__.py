@@ -2,10 +2,11 @@
 
 STAGES = ("compact", "design", "inherit", "train", "evaluate", "export")
 
-# What each artifact is made from, in the order of making. Three belong to no stage: `counts`, the
+# What each artifact is made from, in the order of making. Four belong to no stage: `counts`, the
 # corpus in the parent's tokens, from which every size and selector starts, `tokens`, the corpus in
-# the child's, and `calibration`, what the parent does on some of those, whatever the child's size
-# (but for learned masks, see pipeline.needs_of).
+# the child's, `calibration`, what the parent does on some of those, whatever the child's size (but
+# for learned masks, see pipeline.needs_of), and `teacher`, what it predicts of all of them, made
+# only for recipes that learn from it.
 NEEDS: dict[str, tuple[str, ...]] = {
     "counts": (),
     "compact": ("counts",),
@@ -13,6 +14,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "tokens": ("compact",),
     "calibration": ("compact", "tokens"),
     "inherit": ("compact", "design", "calibration"),
+    "teacher": ("compact", "tokens"),
     "train": ("inherit", "tokens"),
     "evaluate": ("train",),
     "export": ("train",),

@@ -9,6 +9,7 @@ from pocketlm.corpus.tokenizer import Tokenizer
 from pocketlm.corpus.tokenizer_files import load_tokenizer
 from pocketlm.model.checkpoint import load_child
 from pocketlm.model.cost import count_params
+from pocketlm.steps.benchmarks import run_benchmarks
 from pocketlm.steps.materials import Materials, Scores, write_json
 
 if TYPE_CHECKING:
@@ -28,9 +29,12 @@ def evaluate_step(run: Materials, files: Path, resume: Path) -> Scores:
     table, parent = run.recipe.evaluate, run.inputs.parent
     documents = run.inputs.corpus.sample("held-out", max_bytes=table.max_bytes)
     opening = " ".join(documents[0].text.split(" ")[:12])
+    models = {"child": _model(run.made["train"].folder, run.tokenizer())}
+    if parent is not None:
+        models["parent"] = _model(parent, load_tokenizer(parent))
     evaluation = evaluate(
-        _model(run.made["train"].folder, run.tokenizer()),
-        None if parent is None else _model(parent, load_tokenizer(parent)),
+        models["child"],
+        models.get("parent"),
         documents,
         context=run.recipe.train.seq_len,
         speed_tokens=table.speed_tokens,
@@ -41,7 +45,7 @@ def evaluate_step(run: Materials, files: Path, resume: Path) -> Scores:
     write_json(files / "samples.json", dict(evaluation.samples))
     write_json(files / "prompt.json", table.prompt or opening)
     write_json(files / "spread.json", {k: asdict(v) for k, v in evaluation.spread.items()})
-    return dict(evaluation.scores)
+    return dict(evaluation.scores) | run_benchmarks(run, models, files)
 
 
 def export_step(run: Materials, files: Path, resume: Path) -> Scores:

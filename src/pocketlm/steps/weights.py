@@ -18,7 +18,7 @@ from pocketlm.model.cost import count_params, flops_per_token
 from pocketlm.stages.train.rounds import units_drawn
 from pocketlm.steps.choosing import choosing_bits
 from pocketlm.steps.materials import Materials, Scores, write_json
-from pocketlm.steps.references import references_for
+from pocketlm.steps.references import references_for, write_predictions
 
 if TYPE_CHECKING:
     from pocketlm.stages.inherit import Calibration
@@ -118,6 +118,16 @@ def inherit_step(run: Materials, files: Path, resume: Path) -> Scores:
     return {"params": Score(count_params(shape), "parameters")}
 
 
+def teacher_step(run: Materials, files: Path, resume: Path) -> Scores:
+    """What the parent predicts of every training block, its likeliest tokens."""
+    blocks = _train_blocks(run)
+    num_tokens = write_predictions(run, blocks, files, resume)
+    return {
+        "tokens": Score(len(blocks) * blocks.seq_len, "tokens"),
+        "kept": Score(num_tokens, "tokens a place"),
+    }
+
+
 def train_step(run: Materials, files: Path, resume: Path) -> Scores:
     """All rounds, from the newest checkpoint in `resume` on; in a team, by all its processes."""
     from pocketlm.stages.train.distributed import Team
@@ -164,11 +174,15 @@ def _train_flops(run: Materials, trained: "Trained", seq_len: int) -> float:
     own = flops_per_token(trained.child.shape, seq_len)
     trained_tokens = trained.log[-1]["tokens"] if trained.log else 0
     flops = own * (3 * trained_tokens + trained.num_scored * seq_len)
-    if trained.num_parent_scored:
+    parent_tokens: float = trained.num_parent_scored * seq_len
+    if run.recipe.train.distils:
+        stored = run.recipe.train.distil_from == "stored"
+        parent_tokens += len(trained.ledger_N) * seq_len if stored else trained_tokens
+    if parent_tokens:
         assert run.inputs.parent is not None  # checked before anything ran
         parent = open_checkpoint(run.inputs.parent).shape
         parent = replace(parent, vocab_size=trained.child.shape.vocab_size)
-        flops += flops_per_token(parent, seq_len) * trained.num_parent_scored * seq_len
+        flops += flops_per_token(parent, seq_len) * parent_tokens
     return float(flops)
 
 

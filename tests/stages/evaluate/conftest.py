@@ -93,3 +93,24 @@ def random_network() -> Callable[..., Any]:
             return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **said)).eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def benchmark_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three small benchmarks made up here, in the layouts that are read."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    boolq = [
+        {"question": f"is stone {n} heavy", "passage": f"Stone {n} weighs {n} pounds.", "idx": n,
+         "label": "true" if n % 3 else "false"}
+        for n in range(12)
+    ]  # fmt: skip
+    piqa = [
+        {"goal": f"Mix {n} eggs", "sol1": f"Stir them {n} times.", "sol2": "Leave them.",
+         "label": n % 2}
+        for n in range(9)
+    ]  # fmt: skip
+    xsum = [{"document": f"It rained in town {n}.", "summary": f"Rain {n}."} for n in range(2)]
+    for name, rows in (("boolq.val", boolq), ("piqa", piqa), ("xsum", xsum)):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(text)
+    return folder

@@ -13,10 +13,10 @@ import numpy as np
 
 from pocketlm.artifact import Score
 from pocketlm.errors import CorpusError
-from pocketlm.model.timing import Spread, measure_speed
+from pocketlm.model.timing import Speed, Spread, measure_speed
 from pocketlm.stages.evaluate.bits import DocumentBits, document_bits
 from pocketlm.stages.evaluate.sample import Prompt, continue_text
-from pocketlm.stages.evaluate.speed import UNITS, spreads
+from pocketlm.stages.evaluate.speed import PEAK_UNIT, UNITS, spreads
 from pocketlm.stages.evaluate.summarise import Interval, Summary, summarise
 
 if TYPE_CHECKING:
@@ -88,9 +88,14 @@ def evaluate(
     sources_N = [document.source for document in documents]
     bits_by_model = {name: own.bits_N for name, own in bits.items()}
     summary = summarise(bits_by_model, bits["child"].bytes_N, sources_N, rng=rng)
-    spread = _speeds(models, speed_tokens, rng)
+    speeds = _speeds(models, speed_tokens, rng)
+    spread = {
+        f"{name}.{quantity}": own
+        for name, speed in speeds.items()
+        for quantity, own in spreads(speed).items()
+    }
     return Evaluation(
-        scores=_bit_scores(summary) | _size_scores(models, bits) | _speed_scores(spread),
+        scores=_bit_scores(summary) | _size_scores(models, bits) | _speed_scores(spread, speeds),
         spread=spread,
         samples=_samples(models, prompt),
         per_document=_table(documents, bits),
@@ -99,16 +104,12 @@ def evaluate(
 
 def _speeds(
     models: Mapping[str, Model], speed_tokens: int, rng: np.random.Generator
-) -> dict[str, Spread]:
+) -> dict[str, Speed]:
     if speed_tokens == 0:
         return {}
     # Two new tokens at least: decode is timed from the second on.
     tokens = {"prompt_tokens": speed_tokens, "new_tokens": max(2, speed_tokens)}
-    return {
-        f"{name}.{quantity}": spread
-        for name, model in models.items()
-        for quantity, spread in spreads(measure_speed(model.network, **tokens, rng=rng)).items()
-    }
+    return {name: measure_speed(model.network, **tokens, rng=rng) for name, model in models.items()}
 
 
 def _samples(models: Mapping[str, Model], prompt: Prompt | None) -> dict[str, str]:
@@ -146,10 +147,14 @@ def _size_scores(models: Mapping[str, Model], bits: Mapping[str, DocumentBits]) 
     return scores
 
 
-def _speed_scores(spread: Mapping[str, Spread]) -> dict[str, Score]:
-    return {
+def _speed_scores(spread: Mapping[str, Spread], speeds: Mapping[str, Speed]) -> dict[str, Score]:
+    medians = {
         name: Score(value=own.median, unit=UNITS[name.partition(".")[2]])
         for name, own in spread.items()
+    }
+    return medians | {
+        f"{name}.peak_bytes": Score(value=speed.peak_bytes, unit=PEAK_UNIT)
+        for name, speed in speeds.items()
     }
 
 

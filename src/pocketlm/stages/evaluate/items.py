@@ -99,7 +99,8 @@ class Task:
     in_paper: bool
     language: Literal["en", "zh"]
     files: tuple[str, ...]
-    """Names looked for in the user's folder, each as .jsonl, .csv, .tsv or .parquet, also .gz."""
+    """Names looked for in the user's folder, each as .jsonl, .csv, .tsv or .parquet, also .gz; the
+    first that is there is read."""
     example_files: tuple[str, ...]
     """The same for the examples of few-shot prompts; empty: `split = dev` of `files`, or none."""
     questions: Callable[[Iterable[Row]], Iterator[Question]]
@@ -118,3 +119,12 @@ class Task:
     """What stands between examples, and between the last and the question."""
     source: str = ""
     """Paper and where the data comes from, with its licence."""
+    published: int = 0
+    """Questions the published set yields; 0: not known."""
+    layout: tuple[str, ...] = ()
+    """Globs of the published files below the user's folder, where they are many; a row's `split` is
+    their folder, its `subject` their name without it."""
+    columns: tuple[str, ...] = ()
+    """Columns of the files of `layout`, where they have no header line."""
+    left_out: Callable[[Row], str] | None = None
+    """Why a row of the questions' files cannot be scored; empty where it can."""

@@ -9,6 +9,7 @@ UNITS = {
     "decode_tokens_per_s": "tokens/s",
     "first_token_ms": "ms",
 }
+PEAK_UNIT = "bytes, weights included"
 
 
 def spreads(speed: Speed) -> Mapping[str, Spread]:

@@ -77,7 +77,8 @@ def train(
 ) -> Trained:
     """Train `child` on `blocks` for `rounds` rounds; `settings` are the keys of `[train]`.
 
-    `references`: the parent's losses, for `excess-loss`, and text held back. `bits_per_byte` scores
+    `references`: the parent's losses, for `excess-loss`, its predictions, for `distil`, and text
+    held back. `bits_per_byte` scores
     the network at the points of `check_at`; without it none is taken.
     With `checkpoints` a killed call continues where it was, to the same bits on the same machine.
     Raises `Interrupted` after a signal (checkpoint written), `RecipeError` for a wrong setting,
@@ -86,7 +87,7 @@ def train(
     from pocketlm.stages.train.loop import Learner
 
     table, num_blocks = _table_for(blocks, settings), len(blocks)
-    check_parent_losses(table, has_parent=bool(references and references.parent_losses))
+    check_parent_losses(table, has_parent=_has_parent(table, references))
     keys = [int(key) for key in rng.integers(2**63, size=2 * table.rounds)]
     sizes = round_sizes(table, num_blocks)
     learner = Learner(child, blocks, table, sizes, bits_per_byte, references)
@@ -104,6 +105,11 @@ def train(
         learner.run_round(number, chosen_K, key=keys[2 * number + 1], progress=progress)
         num_bytes += blocks.num_bytes(chosen_K)
     return _trained(learner, num_bytes)
+
+
+def _has_parent(table: TrainTable, references: References | None) -> bool:
+    given = references or References()
+    return bool(given.teacher if table.distils else given.parent_losses)
 
 
 def _trained(learner: "Learner", num_bytes: int) -> Trained:

@@ -28,6 +28,7 @@ COMPILE_SAVES = 0.15
 
 _MEMORY_SHARE = 0.8  # of the device's, for a step
 _ATTENTION_SHARE = 0.25  # of the device's, for attention weights kept by query blocks
+_PREDICTION_BYTES = 16  # for each logit: the parent's, their softmax, and two products
 _STEPS_WORTH_TRYING = 200
 _SECONDS_WORTH_TRYING = 120.0
 _TRIES = 3
@@ -80,11 +81,15 @@ def fit_memory(
     forms: tuple[Literal["full", "chunked"], ...] = ("full", "chunked")
     if table.cross_entropy != "auto":
         forms = (table.cross_entropy,)
+    if table.distils:
+        forms = ("full",)  # all logits are compared with the parent's
     for blocks in sizes:
         tokens, extra = blocks * table.seq_len, 0
         if attention != "sdpa":
             extra = attention_weight_bytes(shape, tokens, table.seq_len)
             extra //= shape.layers if table.recompute else 1
+        if table.distils:
+            extra += _PREDICTION_BYTES * tokens * shape.vocab_size
         for form in forms:
             needed = extra + training_bytes(
                 shape, tokens, recompute=table.recompute, logits=form == "full"

@@ -20,16 +20,17 @@ from pocketlm.model.child import Child
 from pocketlm.progress import Progress
 from pocketlm.recipe import TrainTable
 from pocketlm.stages.train.automatic import Choices, try_choices
-from pocketlm.stages.train.checkpoint import Checkpoint, load_newest, save_checkpoint
+from pocketlm.stages.train.checkpoint import load_newest
 from pocketlm.stages.train.choice import Choice
+from pocketlm.stages.train.distil import Lessons
 from pocketlm.stages.train.distributed import Team
 from pocketlm.stages.train.journal import Journal
-from pocketlm.stages.train.optim import optimizer_tensors, restore_optimizer
 from pocketlm.stages.train.reader import Reader
 from pocketlm.stages.train.resample import References
 from pocketlm.stages.train.rounds import Round
 from pocketlm.stages.train.schedule import ROUND_SCHEDULES, SCHEDULES, peak_rate, rate_share
 from pocketlm.stages.train.signals import stop_requested
+from pocketlm.stages.train.standing import Keeper, learned, put_back
 from pocketlm.stages.train.step import Outcome, Step
 
 if TYPE_CHECKING:
@@ -69,8 +70,10 @@ class Learner:
         self._peak_rate = peak_rate(table, num_params, sum(round_sizes) * table.seq_len)
         self._decay = pick(SCHEDULES, table.schedule, "[train] schedule")
         self._span = pick(ROUND_SCHEDULES, table.round_schedule, "[train] round_schedule")
-        self.choice = Choice(blocks, table, references or References(), self._frozen_losses)
-        self._checkpoints: Path | None = None
+        references = references or References()
+        self._lessons = Lessons(table, references.teacher, sum(steps))
+        self.choice = Choice(blocks, table, references, self._frozen_losses)
+        self._keeper = Keeper(self._team, table.checkpoint_seconds)
         self._step, self._tokens = 0, 0
         self._seconds = self._rate = 0.0
         self._unread: list[tuple[int, IntArray, Outcome]] = []  # steps still on the device
@@ -79,7 +82,7 @@ class Learner:
 
     def resume(self, checkpoints: Path | None) -> None:
         """Continue from the newest intact checkpoint under `checkpoints`, or begin."""
-        self._checkpoints, found = checkpoints, None
+        self._keeper.folder, found = checkpoints, None
         if checkpoints is not None:
             found, self.passed_over = load_newest(checkpoints)
         self._team.check_same_step(found.state["step"] if found else 0)
@@ -88,12 +91,8 @@ class Learner:
             return
         tensors, state = dict(found.tensors), found.state
         self.choice.restore(tensors, state)
-        with torch.no_grad():
-            for name, parameter in self._network.named_parameters():
-                parameter.copy_(tensors.pop(f"model.{name}"))
         self.journal.restore(state)
-        updates = state["step"] - len(self.journal.skipped)
-        restore_optimizer(self._compute.optimizers, self._network, tensors, updates)
+        put_back(self._compute, tensors, state["step"] - len(self.journal.skipped))
         self._compute.choose(Choices(**state["choices"]))
         self._step, self._tokens = state["step"], state["tokens"]
         self._seconds = state["seconds"]
@@ -111,7 +110,6 @@ class Learner:
             size=size, key=key, first_step=first, batch_size=self._batch_size, chosen_K=chosen_K
         )
         self.choice.begin(this, self._first_step)
-        saved = time.monotonic()
         label = f"train, round {number + 1} of {self._table.rounds}"
         with progress.task(label, last - first, "step") as advance, stop_requested() as stop:
             advance(max(0, min(self._step, last) - first))
@@ -132,10 +130,9 @@ class Learner:
                 self._check()
                 self._probe()
                 advance(1, self.journal.latest_loss())
-                stopped, due = self._team.any(stop(), self._is_due(saved))
+                stopped, due = self._team.any(stop(), self._keeper.is_due())
                 if stopped or due or self._step == last:
                     self._save()
-                    saved = time.monotonic()
                 if stopped:
                     raise Interrupted(f"stopped at step {self._step}; the same command resumes")
             self._obey(stop)
@@ -143,16 +140,14 @@ class Learner:
     def hard_blocks(self, number: int, *, key: int, progress: Progress) -> IntArray:
         """Blocks for round `number`, drawn by the recipe's method; a pass to score them resumes."""
         if not self.choice.is_drawn(number):
-            before, begun, saved = self._seconds, time.monotonic(), time.monotonic()
+            before, begun = self._seconds, time.monotonic()
             with stop_requested() as stop:
 
                 def pause() -> None:
-                    nonlocal saved
                     self._seconds = before + time.monotonic() - begun
-                    stopped, due = self._team.any(stop(), self._is_due(saved))
+                    stopped, due = self._team.any(stop(), self._keeper.is_due())
                     if stopped or due:
                         self._save()
-                        saved = time.monotonic()
                     if stopped:
                         raise Interrupted("stopped while scoring; the same command resumes")
 
@@ -208,14 +203,16 @@ class Learner:
         if any(self._team.any(stop())):
             raise Interrupted(f"stopped after step {self._step}; the same command resumes")
 
-    def _is_due(self, saved: float) -> bool:
-        return time.monotonic() - saved > self._table.checkpoint_seconds
-
     def _update(self, block_B: IntArray) -> None:
         """One optimizer step; its results are read every few steps."""
         self._rate = self._peak_rate * self._rate_share()
-        batch = self._reader.take(self._own(block_B))
-        outcome = self._compute.update(*batch, num_blocks=block_B.size, rate=self._rate)
+        own_P = self._own(block_B)
+        outcome = self._compute.update(
+            *self._reader.take(own_P),
+            num_blocks=block_B.size,
+            rate=self._rate,
+            lesson=self._lessons.at(self._step, own_P),
+        )
         self._unread.append((self._step, block_B, outcome))
         if len(self._unread) >= _FETCH_EVERY[self._compute.device.type]:
             self._fetch()
@@ -272,17 +269,8 @@ class Learner:
         self._seconds += time.monotonic() - begun
 
     def _save(self) -> None:
-        self._fetch()
-        if self._checkpoints is not None and self._team.rank == 0:
-            best = self.journal.best_step
-            save_checkpoint(self._checkpoints, self._step, self._standing(), best_step=best)
-        self._team.wait()  # who goes on, or ends, before it is written could spoil it
-
-    def _standing(self) -> Checkpoint:
         """All that a resume needs."""
-        tensors = {f"model.{n}": p.detach().cpu() for n, p in self._network.named_parameters()}
-        tensors |= optimizer_tensors(self._compute.optimizers, self._network)
-        tensors |= self.choice.tensors()
+        self._fetch()
         state = {
             "step": self._step,
             "tokens": self._tokens,
@@ -293,4 +281,5 @@ class Learner:
             **self.journal.state(),
             **self.choice.state(),
         }
-        return Checkpoint(tensors, state)
+        tensors = learned(self._compute) | self.choice.tensors()
+        self._keeper.save(tensors, state, best_step=self.journal.best_step)

@@ -8,7 +8,7 @@ Shapes: N blocks.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from pocketlm.corpus.blocks import Blocks, IntArray
 from pocketlm.errors import RecipeError
 from pocketlm.method import Method
 from pocketlm.recipe import TrainTable
+
+if TYPE_CHECKING:
+    from pocketlm.stages.train.distil import Teacher
 
 FloatArray = np.ndarray[Any, np.dtype[np.floating[Any]]]
 Losses = Callable[[], FloatArray]
@@ -31,6 +34,8 @@ class References:
     """Opens the parent, to ask for its losses, per token of the child; called once a draw."""
     held_out: Blocks | None = None
     """Blocks of text nobody trains on: they show what a loss of an earlier step is worth now."""
+    teacher: "Callable[[], Teacher] | None" = None
+    """Opens the parent, or what is stored of it, to learn from (`distil`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +90,15 @@ def scores_blocks(table: TrainTable) -> bool:
     return looks and draws(table)
 
 
+def parent_passes(table: TrainTable) -> float:
+    """How often the parent reads the first round's blocks while the child trains beside it."""
+    later = max(0, table.rounds - 1)
+    passes = float(later) if table.resample in _WITH_PARENT and draws(table) else 0.0
+    if table.distils and table.distil_from == "parent":
+        passes += min(1, table.rounds) + later * table.keep_fraction
+    return passes
+
+
 def carries_losses(table: TrainTable) -> bool:
     """Whether losses of earlier steps are compared with later ones, so that the trend matters."""
     recorded = table.losses == "recorded" and table.resample not in _WITHOUT_LOSSES
@@ -102,7 +116,12 @@ def draws(table: TrainTable) -> bool:
 
 
 def check_parent_losses(table: TrainTable, *, has_parent: bool) -> None:
-    """Raise `RecipeError` where a resampler compares with a parent that is not there."""
+    """Raise `RecipeError` where something compares with a parent that is not there."""
+    if table.distils and not has_parent:
+        raise RecipeError(
+            f"[train] distil = {table.distil:g} learns from a parent and there is none; give "
+            "parent, or 0"
+        )
     if table.resample in _WITH_PARENT and not has_parent and draws(table):
         raise RecipeError(
             f"[train] resample = {table.resample!r} compares with a parent and there is none; "

@@ -25,10 +25,13 @@ from pocketlm.model.child import Child
 from pocketlm.model.loss import block_losses, summed_loss
 from pocketlm.recipe import TrainTable
 from pocketlm.stages.train.automatic import Choices, usual_choices
+from pocketlm.stages.train.distil import Lesson, Taught, distilled_loss
 from pocketlm.stages.train.distributed import ALONE, Team
 from pocketlm.stages.train.optim import OPTIMIZERS
 
-Loss = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor]]
+Loss = Callable[
+    [torch.Tensor, torch.Tensor | None, Taught | None], tuple[torch.Tensor, torch.Tensor]
+]
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Step:
         optimizers = pick(OPTIMIZERS, table.optimizer, "[train] optimizer")
         self.optimizers = optimizers(self.network, weight_decay=table.weight_decay)
         self._bfloat16, self._clip = hardware.dtype == "bfloat16", table.clip
+        self._temperature = table.distil_temperature
         own = table.model_copy(update={"batch_tokens": self._own_blocks * table.seq_len})
         self.choose(usual_choices(child.shape, own, hardware.device))
         self._together: DistributedDataParallel | None = None
@@ -83,7 +87,8 @@ class Step:
         self.network.eval()
         with torch.inference_mode(), self._arithmetic():
             pieces = self._pieces(ids_BT1, place_BT)
-            losses_B = torch.cat([block_losses(self.network, *piece) for piece in pieces])
+            losses = [block_losses(self.network, ids, places) for _, ids, places in pieces]
+            losses_B = torch.cat(losses)
         self.network.train()
         return losses_B
 
@@ -105,7 +110,7 @@ class Step:
 
         Of these blocks alone, whatever other processes do.
         """
-        return self._gradients(ids_PT1, place_PT, 1 / len(ids_PT1), self._any_loss)
+        return self._gradients((ids_PT1, place_PT), 1 / len(ids_PT1), self._any_loss)
 
     def clear(self) -> None:
         """Forget all gradients."""
@@ -118,17 +123,19 @@ class Step:
         *,
         num_blocks: int,
         rate: float,
+        lesson: Lesson | None = None,
     ) -> Outcome:
         """One update at this rate; none if a loss or the gradient is not finite.
 
         `ids_PT1`: this process's part of the step's `num_blocks`. Where nothing is left for it,
-        any block, which then weighs nothing: the others wait for its gradient.
+        any block, which then weighs nothing: the others wait for its gradient. `lesson`: the
+        parent's part, if it has one.
         """
         own = self._team.part(np.arange(num_blocks)).size
         # DDP takes the mean over processes of what is a sum.
         weight = self._team.size / num_blocks if own else 0.0
-        loss = self._together or self._any_loss
-        losses_P = self._gradients(ids_PT1, place_PT, weight, loss)[:own]
+        loss: Loss = self._together or self._any_loss
+        losses_P = self._gradients((ids_PT1, place_PT), weight, loss, lesson)[:own]
         losses_B = self._team.gather(losses_P, num_blocks)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._clip)
         finite = torch.isfinite(losses_B).all() & torch.isfinite(norm)
@@ -141,40 +148,52 @@ class Step:
         return Outcome(losses_B, norm)
 
     def _gradients(
-        self, ids_PT1: torch.Tensor, place_PT: torch.Tensor | None, weight: float, loss: Loss
+        self,
+        batch: tuple[torch.Tensor, torch.Tensor | None],
+        weight: float,
+        loss: Loss,
+        lesson: Lesson | None = None,
     ) -> torch.Tensor:
         """Add `weight` times the gradient of the summed loss; the processes meet in the last
         micro-batch."""
-        losses, pieces = [], list(self._pieces(ids_PT1, place_PT))
-        for number, (ids, places) in enumerate(pieces, start=1):
+        losses, pieces = [], list(self._pieces(*batch))
+        for number, (piece, ids, places) in enumerate(pieces, start=1):
+            with self._arithmetic():
+                taught = lesson.taught(piece, ids, places) if lesson else None
             with nullcontext() if number == len(pieces) else self._alone():
-                total, losses_B = loss(ids, places)
+                total, losses_B = loss(ids, places, taught)
                 (total * weight).backward()  # type: ignore[no-untyped-call]  # torch: no types
             losses.append(losses_B)
         return torch.cat(losses)
 
     def _pieces(
         self, ids_BT1: torch.Tensor, place_BT: torch.Tensor | None
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-        """Micro-batches of ids and, where there are any, of places."""
+    ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor | None]]:
+        """Micro-batches: where they lie, ids and, where there are any, places."""
         for start in range(0, len(ids_BT1), self.choices.micro_blocks):
             piece = slice(start, start + self.choices.micro_blocks)
-            yield ids_BT1[piece], None if place_BT is None else place_BT[piece]
+            yield piece, ids_BT1[piece], None if place_BT is None else place_BT[piece]
 
     def _alone(self) -> AbstractContextManager[None]:
         return self._together.no_sync() if self._together else nullcontext()
 
     def _any_loss(
-        self, ids_BT1: torch.Tensor, place_BT: torch.Tensor | None
+        self,
+        ids_BT1: torch.Tensor,
+        place_BT: torch.Tensor | None,
+        taught: Taught | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compiled, if chosen and the micro-batch is a whole one."""
         whole = len(ids_BT1) == self.choices.micro_blocks
-        return (self._compiled if self._compiled and whole else self._loss)(ids_BT1, place_BT)
+        loss = self._compiled if self._compiled and whole else self._loss
+        return loss(ids_BT1, place_BT, taught)
 
     def _loss(
-        self, ids_BT1: torch.Tensor, place_BT: torch.Tensor | None
+        self, ids_BT1: torch.Tensor, place_BT: torch.Tensor | None, taught: Taught | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         with self._arithmetic():
+            if taught is not None:
+                return distilled_loss(self.network, ids_BT1, place_BT, taught, self._temperature)
             chunked = self.choices.cross_entropy == "chunked"
             return summed_loss(self.network, ids_BT1, place_BT, chunked=chunked)
 
@@ -190,6 +209,9 @@ class _LossOf(torch.nn.Module):
         self.network, self._loss = network, loss
 
     def forward(
-        self, ids_BT1: torch.Tensor, place_BT: torch.Tensor | None
+        self,
+        ids_BT1: torch.Tensor,
+        place_BT: torch.Tensor | None,
+        taught: Taught | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._loss(ids_BT1, place_BT)
+        return self._loss(ids_BT1, place_BT, taught)
