@@ -188,8 +188,10 @@ def _text_scores(
 ) -> Scores:
     """Bits per byte of the held-out part, with its interval over documents."""
     from pocketlm.stages.evaluate.bits import document_bits
+    from pocketlm.stages.evaluate.reader import open_reader
     from pocketlm.stages.evaluate.summarise import summarise
 
+    open_reader(network, autocast=False, batch_tokens=None, share=False)  # refuses capped logits
     corpus = load_corpus(request.corpus, text_field="text", max_bytes=None)
     documents = corpus.sample("held-out", max_bytes=request.table.max_bytes)
     if not documents:
