@@ -213,8 +213,8 @@ def read_seams(
         for choices in some:
             trees.append(_tree(seam, choices, owner=len(parts)))
             parts.append(Part(item, choices))
-    grouped = reader.longest_tree > 0
-    for batch in batches([t for t in trees if t.size], reader.batch_tokens, share=grouped):
+    full = [tree for tree in trees if tree.size]
+    for batch in batches(full, reader.batch_tokens, longest_shared=reader.longest_tree):
         ask(reader, reader.hidden(batch), batch, parts, seams, logs)
         told = (parts[tree.owner] for tree in batch.trees)
         advance(sum(len(part.choices) / len(seams[part.item].ids_C) for part in told))

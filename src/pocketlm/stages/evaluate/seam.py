@@ -109,11 +109,14 @@ def lm_eval(tokenizer: Tokenizer, items: Sequence[Item], context_tokens: int) ->
                 f"{name_of(item)}: a choice has no token of its own behind the context"
             )
         ids_C = [[*prefix, *whole_T] for whole_T in whole_CT]
+        read_T = [*prefix, *context_T]
+        if item.context != item.context.rstrip():  # what is continued keeps its blanks
+            read_T = [*prefix, *tokenizer.encode(item.context)]
         cut_C = tuple(_cut(item, len(ids_T), first, context_tokens) for ids_T in ids_C)
         yield Seam(
             ids_C=tuple(ids_T[cut:] for ids_T, cut in zip(ids_C, cut_C, strict=True)),
             first_C=tuple(first - cut for cut in cut_C),
-            context_T=[*prefix, *context_T][max(cut_C) :],
+            context_T=read_T[max(cut_C) :],
             crossed=_crossed(context_T, whole_CT),
             cut_C=cut_C,
             has_prefix=bool(prefix) and max(cut_C) == 0,

@@ -84,12 +84,17 @@ def tree_of(rows: Sequence[list[int]], *, owner: int, first: int) -> Tree:
     return Tree(owner=owner, trunk=shortest[:length], branches=branches, first=first)
 
 
-def batches(trees: Sequence[Tree], batch_tokens: int, *, share: bool) -> Iterator[Batch]:
+def batches(
+    trees: Sequence[Tree], batch_tokens: int, *, longest_shared: int = 0
+) -> Iterator[Batch]:
     """Trees of like size together, the largest first, `batch_tokens` of padded input each.
 
-    A group's batches follow each other; `share` says whether there may be groups.
+    Trees of at most `longest_shared` tokens may share their beginning; a group's batches follow
+    each other. Longer ones never stand beside them: a mask made here would widen their window.
     """
-    for shared, group in _groups(trees) if share else [(0, list(trees))]:
+    short = [tree for tree in trees if tree.size <= longest_shared]
+    long = [tree for tree in trees if tree.size > longest_shared]
+    for shared, group in [*_groups(short), (0, long)]:
         waiting = sorted(group, key=lambda tree: -tree.size)
         while waiting:
             width = max(1, waiting[0].size - shared)

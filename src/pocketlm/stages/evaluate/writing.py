@@ -154,10 +154,10 @@ def write_seams(
             trees.append(tree)
         else:
             lines.append(tree_of([reference_T], owner=owner, first=first))
-    for batch in batches(trees, max(reader.batch_tokens, BATCH_TOKENS_WRITING), share=False):
+    for batch in batches(trees, max(reader.batch_tokens, BATCH_TOKENS_WRITING)):
         new |= _write(reader, batch, parts, seams, logs, ends)
         advance(len(batch.trees))
-    for batch in batches([t for t in lines if t.size], reader.batch_tokens, share=False):
+    for batch in batches([t for t in lines if t.size], reader.batch_tokens):
         ask(reader, reader.hidden(batch), batch, parts, seams, logs)
     for tree in lines:
         new[tree.owner] = _write_alone(reader, seams[tree.owner].context_T, ends)
