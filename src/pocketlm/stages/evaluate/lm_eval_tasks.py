@@ -24,6 +24,7 @@ TAG = "pocketlm"
 """What lm-eval calls all tasks of the folder together; a task's name is `pocketlm_TASK`."""
 _ROUGE = "pocketlm_rouge"
 _METRICS = {"accuracy": ("acc", "acc_norm"), "mcc": ("acc", "mcc"), "rouge": KINDS}
+_AGGREGATIONS = {"mcc": "matthews_corrcoef"}
 _ROUGE_PY = '''"""ROUGE as pocketlm measures it; lm-eval would fetch its own."""
 
 from pocketlm.stages.evaluate.lm_eval_tasks import rouge_results as results
@@ -89,7 +90,7 @@ def _delimiter(items: Sequence[Item]) -> str:
 def _keys(task: Task, data: Path, delimiter: str) -> dict[str, Any]:
     """lm-eval's keys: where the rows are and what their columns mean."""
     metrics = [
-        {"metric": name, "aggregation": "mcc" if name == "mcc" else "mean", "higher_is_better": True}
+        {"metric": name, "aggregation": _AGGREGATIONS.get(name, "mean"), "higher_is_better": True}
         for name in _METRICS[task.metric]
     ]
     keys: dict[str, Any] = {
