@@ -22,6 +22,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "optuna": ("optuna",),
     "eval": ("rouge-score",),
+    "harness": ("lm-eval",),
     "dev": ("mypy", "ruff", "pytest", "hypothesis"),
 }
 

@@ -40,7 +40,7 @@ class Request:
     corpus: tuple[str, ...] = ()
     """Globs of text whose held-out part gives bits per byte; empty: none."""
     lm_eval_tasks: Path | None = None
-    """New folder for what is asked as tasks of lm-eval."""
+    """New folder for what is asked, as tasks of lm-eval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +75,20 @@ class Evaluated:
 
 
 def read_request(
-    model: Path, *, data: Path | None, tasks: str, corpus: Sequence[str], settings: Sequence[str]
+    model: Path,
+    *,
+    data: Path | None,
+    tasks: str,
+    corpus: Sequence[str],
+    settings: Sequence[str],
+    lm_eval_tasks: Path | None = None,
 ) -> Request:
     """A request from words of the command line; `settings` are keys of `[evaluate]`.
 
     Raises `RecipeError` for a wrong key and where nothing is asked.
     """
+    if lm_eval_tasks is not None and data is None:
+        raise RecipeError("--lm-eval-tasks: no benchmark is asked; give --data DIR")
     given = parse_settings(settings)
     wrong = [key for key in given if not key.startswith("evaluate.")]
     if wrong:
@@ -90,9 +98,8 @@ def read_request(
         keys |= {"data": str(data)}
     if tasks:
         keys |= {"tasks": [name.strip() for name in tasks.split(",") if name.strip()]}
-    return Request(
-        model=model, table=build_table(EvaluateTable, keys, "evaluate"), corpus=tuple(corpus)
-    )
+    table = build_table(EvaluateTable, keys, "evaluate")
+    return Request(model=model, table=table, corpus=tuple(corpus), lm_eval_tasks=lm_eval_tasks)
 
 
 def evaluate_model(

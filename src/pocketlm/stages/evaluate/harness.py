@@ -15,6 +15,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from pocketlm.errors import RecipeError, StageError, UserError
+from pocketlm.progress import SILENT, Progress
 from pocketlm.stages.evaluate.choice import ITEMS_AT_ONCE, Logs, nats_of, read_seams, record_of
 from pocketlm.stages.evaluate.items import Item, Question
 from pocketlm.stages.evaluate.reader import Reader, open_reader
@@ -55,12 +56,14 @@ class PocketLM(LM):
         context_tokens: int,
         autocast: bool = False,
         batch_tokens: int | None = None,
+        progress: Progress = SILENT,
     ) -> None:
         """Raises `StageError` for a network whose logits are not its head's."""
         super().__init__()
         self._device = network.device
         self._tokenizer = tokenizer
         self._context = context_tokens
+        self._progress = progress
         self._reader: Reader = open_reader(
             network, autocast=autocast, batch_tokens=batch_tokens, share=True
         )
@@ -109,9 +112,7 @@ class PocketLM(LM):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
         return sums
 
-    def generate_until(
-        self, requests: "list[Instance]", disable_tqdm: bool = False
-    ) -> list[str]:
+    def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
         """Greedy continuations up to the first stop. Raises `RecipeError` for a task that samples
         or leaves no room for a context."""
         by_pen: defaultdict[Pen, list[int]] = defaultdict(list)
@@ -131,7 +132,8 @@ class PocketLM(LM):
     def _found(self, seams: Sequence[Seam]) -> Iterator[list[tuple[float, bool]]]:
         """Nats and greediness of each choice of each seam."""
         logs = Logs(not_greedy=set())
-        read_seams(self._reader, seams, logs, True, lambda done: None)
+        with self._progress.task("lm-eval", len(seams), "item") as advance:
+            read_seams(self._reader, seams, logs, True, advance)
         for place, seam in enumerate(seams):
             nats_C = nats_of(place, seam, logs, num_tokens=self._tokenizer.num_tokens)
             yield [
@@ -157,9 +159,9 @@ class PocketLM(LM):
         rows = [[*prefix, *ids] for ids in self._tokenizer.encode_batch(contexts)]
         seams = [_seam(row[-room:], len(row[-room:]), bool(prefix) and len(row) <= room)
                  for row in rows]  # fmt: skip
-        _, new = write_seams(
-            self._reader, seams, Ends(self._tokenizer, pen), lambda done: None
-        )
+        ends = Ends(self._tokenizer, pen)
+        with self._progress.task("lm-eval", len(seams), "text") as advance:
+            _, new = write_seams(self._reader, seams, ends, advance)
         for place, seam in enumerate(seams):
             yield text_of(self._tokenizer, seam, new.get(place, []), pen)
 
