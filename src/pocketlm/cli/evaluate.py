@@ -9,6 +9,16 @@ from pocketlm.cli.making import up_to
 from pocketlm.cli.options import AsJson, Quiet, Redo, Settings, print_json, printable, progress
 from pocketlm.errors import RecipeError
 
+Corpus = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="Text for bits per byte; repeatable."),
+]
+
+LmEvalTasks = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="New folder: what is asked, as tasks of lm-eval."),
+]
+
 
 def evaluate(
     recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="A recipe, or")] = None,
@@ -19,18 +29,12 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="Folder of benchmarks' files.")
     ] = None,
     tasks: Annotated[str, typer.Option(metavar="A,B", help="By default all that are there.")] = "",
-    corpus: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB", help="Text for bits per byte; repeatable."),
-    ] = None,
+    corpus: Corpus = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="New folder for the records; with RECIPE of all runs."),
     ] = None,
-    lm_eval_tasks: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="New folder: what is asked, as tasks of lm-eval."),
-    ] = None,
+    lm_eval_tasks: LmEvalTasks = None,
     settings: Settings = None,
     redo: Redo = None,
     as_json: AsJson = False,
