@@ -12,7 +12,7 @@ it, `ten_cpu_minutes` as processors spent it; `differs` the largest difference i
 ways. Beside other work, set OMP_NUM_THREADS=1: threads that wait for each other tell nothing.
 
 `agreement_*` and `items_per_s_vs_lm_eval` (_lm_eval.py) need `pip install 'pocketlm[harness]'` and
-are absent without it; `smoke_*` (_smoke.py) need POCKETLM_MODEL, a model's folder, and no `--quick`.
+are absent without it; `smoke_*` (_smoke.py) need POCKETLM_MODEL=DIR, and no `--quick`.
 """
 
 import os
