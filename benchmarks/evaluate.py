@@ -10,6 +10,9 @@ saving in seconds depends on the size; `stories_*` for tinystories-656k (512 pos
 `ten_minutes` is the whole pass over the paper's ten, XSum's writing included, as the clock shows
 it, `ten_cpu_minutes` as processors spent it; `differs` the largest difference in nats between both
 ways. Beside other work, set OMP_NUM_THREADS=1: threads that wait for each other tell nothing.
+
+`agreement_*` and `items_per_s_vs_lm_eval` (_lm_eval.py) need `pip install 'pocketlm[harness]'` and
+are absent without it; `smoke_*` (_smoke.py) need POCKETLM_MODEL=DIR, and no `--quick`.
 """
 
 import os
@@ -22,6 +25,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+import _lm_eval
+import _smoke
 from _form import Numbers, main
 from pocketlm.corpus.tokenizer import Tokenizer, train_tokenizer
 from pocketlm.corpus.tokenizer_files import load_tokenizer
@@ -65,7 +70,10 @@ def measure(quick: bool) -> Numbers:
     small, its_own = load_child(folder).network(), load_tokenizer(folder)
     how = Reading(context_tokens=512)
     found = _both_ways(small, its_own, stories, how, items)
-    return numbers | {f"stories_{name}": value for name, value in found.items()}
+    numbers |= {f"stories_{name}": value for name, value in found.items()}
+    if "POCKETLM_MODEL" in os.environ and not quick:
+        numbers |= _smoke.measure(Path(os.environ["POCKETLM_MODEL"]), DATA / "eval")
+    return numbers | _lm_eval.measure(DATA, quick)
 
 
 def _asked(items: int) -> dict[str, list[Item]]:

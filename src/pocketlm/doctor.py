@@ -23,6 +23,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "optuna": ("optuna",),
     "eval": ("rouge-score",),
     "track": ("tensorboard", "trackio"),
+    "harness": ("lm-eval",),
     "dev": ("mypy", "ruff", "pytest", "hypothesis"),
 }
 

@@ -39,6 +39,8 @@ class Request:
     table: EvaluateTable
     corpus: tuple[str, ...] = ()
     """Globs of text whose held-out part gives bits per byte; empty: none."""
+    lm_eval_tasks: Path | None = None
+    """New folder for what is asked, as tasks of lm-eval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +75,20 @@ class Evaluated:
 
 
 def read_request(
-    model: Path, *, data: Path | None, tasks: str, corpus: Sequence[str], settings: Sequence[str]
+    model: Path,
+    *,
+    data: Path | None,
+    tasks: str,
+    corpus: Sequence[str],
+    settings: Sequence[str],
+    lm_eval_tasks: Path | None = None,
 ) -> Request:
     """A request from words of the command line; `settings` are keys of `[evaluate]`.
 
     Raises `RecipeError` for a wrong key and where nothing is asked.
     """
+    if lm_eval_tasks is not None and data is None:
+        raise RecipeError("--lm-eval-tasks: no benchmark is asked; give --data DIR")
     given = parse_settings(settings)
     wrong = [key for key in given if not key.startswith("evaluate.")]
     if wrong:
@@ -88,9 +98,8 @@ def read_request(
         keys |= {"data": str(data)}
     if tasks:
         keys |= {"tasks": [name.strip() for name in tasks.split(",") if name.strip()]}
-    return Request(
-        model=model, table=build_table(EvaluateTable, keys, "evaluate"), corpus=tuple(corpus)
-    )
+    table = build_table(EvaluateTable, keys, "evaluate")
+    return Request(model=model, table=table, corpus=tuple(corpus), lm_eval_tasks=lm_eval_tasks)
 
 
 def evaluate_model(
@@ -116,8 +125,9 @@ def evaluate_model(
         scores |= _text_scores(network, tokenizer, request, context)
     found, kept = None, None
     if table.data is not None:
-        found, kept = _benchmarks(network, tokenizer, request, (num_params, context), progress)
-        scores |= task_scores(found["models"]["child"], "model.")
+        size = num_params, context
+        found, kept, tokens = _benchmarks(network, tokenizer, request, size, progress)
+        scores |= task_scores(found["models"]["child"], "model.") | tokens
     if table.speed_tokens:
         scores |= _speed_scores(network, table.speed_tokens)
     if out is not None:
@@ -162,25 +172,27 @@ def _benchmarks(
     request: Request,
     size: tuple[int, int],
     progress: Progress,
-) -> tuple[dict[str, Any], Any]:
-    """The table behind benchmarks.json, and the records with their provenance."""
+) -> tuple[dict[str, Any], Any, Scores]:
+    """The table behind benchmarks.json, the records with their provenance, and what it took."""
     from pocketlm.stages.evaluate.benchmarks import Identity, ask, read_benchmarks
+    from pocketlm.stages.evaluate.lm_eval_tasks import write_lm_eval_tasks
     from pocketlm.stages.evaluate.results import results
 
-    num_params, context = size
+    asking = asking_of(request.table, num_params=size[0], context=size[1])
+    benchmarks = read_benchmarks(Path(str(request.table.data)), request.table.tasks)
+    if request.lm_eval_tasks is not None:
+        write_lm_eval_tasks(request.lm_eval_tasks, benchmarks, asking)
     identity = Identity(
         tokenizer=_sha256(request.model, _TOKENIZER), weights=_sha256(request.model, (_WEIGHTS,))
     )
-    answered = ask(
-        network,
-        tokenizer,
-        read_benchmarks(Path(str(request.table.data)), request.table.tasks),
-        asking_of(request.table, num_params=num_params, context=context),
-        identity,
-        progress=progress,
-    )
+    answered = ask(network, tokenizer, benchmarks, asking, identity, progress=progress)
     kept = answered.columns, answered.provenance
-    return results({"child": kept}), kept
+    saved = answered.tokens_alone - answered.tokens_read
+    tokens = {
+        "model.benchmark_tokens": Score(answered.tokens_read, "tokens read"),
+        "model.benchmark_tokens_saved": Score(saved, "tokens not read twice"),
+    }
+    return results({"child": kept}), kept, tokens
 
 
 def _text_scores(

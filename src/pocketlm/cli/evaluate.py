@@ -9,6 +9,16 @@ from pocketlm.cli.making import up_to
 from pocketlm.cli.options import AsJson, Quiet, Redo, Settings, print_json, printable, progress
 from pocketlm.errors import RecipeError
 
+Corpus = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="Text for bits per byte; repeatable."),
+]
+
+LmEvalTasks = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="New folder: what is asked, as tasks of lm-eval."),
+]
+
 
 def evaluate(
     recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="A recipe, or")] = None,
@@ -19,14 +29,12 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="Folder of benchmarks' files.")
     ] = None,
     tasks: Annotated[str, typer.Option(metavar="A,B", help="By default all that are there.")] = "",
-    corpus: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB", help="Text for bits per byte; repeatable."),
-    ] = None,
+    corpus: Corpus = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="New folder for the records; with RECIPE of all runs."),
     ] = None,
+    lm_eval_tasks: LmEvalTasks = None,
     settings: Settings = None,
     redo: Redo = None,
     as_json: AsJson = False,
@@ -37,7 +45,7 @@ def evaluate(
     Without a recipe, --set takes a recipe's keys of evaluate, such as evaluate.items=200.
     """
     if recipe is not None:
-        if model or data or tasks or corpus:
+        if model or data or tasks or corpus or lm_eval_tasks:
             raise RecipeError(
                 "a recipe names what is evaluated; change it with --set evaluate.data=DIR"
             )
@@ -48,8 +56,9 @@ def evaluate(
     from pocketlm.evaluating import evaluate_model, read_request
 
     request = read_request(
-        model, data=data, tasks=tasks, corpus=corpus or [], settings=settings or []
-    )
+        model, data=data, tasks=tasks, corpus=corpus or [], settings=settings or [],
+        lm_eval_tasks=lm_eval_tasks,
+    )  # fmt: skip
     found = evaluate_model(request, out, progress=progress(quiet))
     if as_json:
         print_json(found.as_dict())

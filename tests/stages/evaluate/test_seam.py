@@ -53,6 +53,11 @@ def test_lm_eval_cuts_after_as_many_tokens_as_the_context_has(
     assert [ids[1:] for ids in seam.ids_C] == tokenizer.encode_batch(
         ["You may \nuse", "You may \nnot"]
     )
+    crossed = make_item("答案：", ["AA"])
+    (seam,) = lm_eval(spanning, [crossed], 99)
+    context, whole = spanning.encode_batch(["答案：", "答案：AA"])
+    assert whole[: len(context)] != context == seam.context_T[1:]
+    assert seam.ids_C[0][1:] == [*context, *whole[len(context) :]]
     swallowed = make_item("答案：", ["A"])
     with pytest.raises(StageError, match="toy item 7: a choice has no token of its own"):
         list(lm_eval(spanning, [swallowed], 99))

@@ -121,8 +121,7 @@ def ask(
     for name, benchmark in benchmarks.items():
         task = TASKS[name]
         form, shots = form_of(task, asking.form), shots_of(task, asking.shots)
-        questions = some_of(benchmark.questions, asking.items, name)
-        items = list(build_items(task, questions, benchmark.examples, form=form, shots=shots))
+        items = items_of(task, benchmark, asking)
         with progress.stage(name):
             scores = _answers(form)(network, tokenizer, items, how=asking.how, progress=progress)
         records += scores.records
@@ -147,6 +146,13 @@ def ask(
         tokens_read=read,
         tokens_alone=alone,
     )
+
+
+def items_of(task: Task, benchmark: Benchmark, asking: Asking) -> list[Item]:
+    """What `ask` asks of one task; raises `CorpusError` where examples are missing."""
+    form, shots = form_of(task, asking.form), shots_of(task, asking.shots)
+    questions = some_of(benchmark.questions, asking.items, task.name)
+    return list(build_items(task, questions, benchmark.examples, form=form, shots=shots))
 
 
 def form_of(task: Task, wanted: str) -> Form:

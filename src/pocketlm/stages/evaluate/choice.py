@@ -77,6 +77,8 @@ class Logs:
     """(item, choice) -> ln p of its tokens in order."""
     masses: dict[tuple[int, int], float] = field(default_factory=dict)
     """(item, pass) -> ln of the summed p of its tokens."""
+    not_greedy: set[tuple[int, int]] | None = None
+    """(item, choice) with a token that was not the likeliest; None: nobody looks."""
 
 
 def score_items(
@@ -102,7 +104,8 @@ def score_items(
         for start in range(0, len(items), ITEMS_AT_ONCE):
             some = items[start : start + ITEMS_AT_ONCE]
             seams = list(encode(tokenizer, some, how.context_tokens))
-            logs = _read_all(reader, seams, how.share, advance)
+            logs = Logs()
+            read_seams(reader, seams, logs, how.share, advance)
             for place, (item, seam) in enumerate(zip(some, seams, strict=True)):
                 nats_C = nats_of(place, seam, logs, num_tokens=tokenizer.num_tokens)
                 records.append(record_of(item, seam, nats_C))
@@ -135,9 +138,13 @@ def ask(
                 masses.append(((item, number), row, node, term.ids))
     if tokens:
         keys, rows, nodes, targets = zip(*tokens, strict=True)
-        found = reader.log_probs(hidden_BTD[list(rows), list(nodes)], targets)
+        hidden_MD = hidden_BTD[list(rows), list(nodes)]
+        found = reader.log_probs(hidden_MD, targets)
         for key, value in zip(keys, found.tolist(), strict=True):
             logs.tokens.setdefault(key, []).append(value)
+        if logs.not_greedy is not None:
+            triples = zip(keys, reader.likeliest(hidden_MD), targets, strict=True)
+            logs.not_greedy.update(key for key, best, target in triples if best != target)
     if masses:
         keys, rows, nodes, ids_M = zip(*masses, strict=True)
         found = reader.log_masses(hidden_BTD[list(rows), list(nodes)], ids_M)
@@ -183,7 +190,7 @@ def record_of(item: Item, seam: Seam, nats_C: Sequence[float]) -> Record:
         nats=tuple(nats_C),
         tokens=tuple(len(ids) - first for ids, first in zip(seam.ids_C, seam.first_C, strict=True)),
         num_bytes=tuple(len(choice.encode()) for choice in item.choices),
-        num_characters=tuple(len(choice) for choice in item.choices),
+        num_characters=tuple(len(choice.removeprefix(" ")) for choice in item.choices),
         context_tokens=max(seam.first_C) - seam.has_prefix,
         context_cut=max(seam.cut_C),
         seam=seam.crossed,
@@ -191,8 +198,11 @@ def record_of(item: Item, seam: Seam, nats_C: Sequence[float]) -> Record:
     )
 
 
-def _read_all(reader: Reader, seams: Sequence[Seam], share: bool, advance: Advance) -> Logs:
-    """Fold every item into a tree, or each choice into its own where the network reads no trees."""
+def read_seams(
+    reader: Reader, seams: Sequence[Seam], logs: Logs, share: bool, advance: Advance
+) -> None:
+    """Put into `logs` what the network says of every item: folded into a tree, or each choice for
+    itself where `share` is False or the network reads no trees."""
     parts: list[Part] = []
     trees: list[Tree] = []
     for item, seam in enumerate(seams):
@@ -203,13 +213,11 @@ def _read_all(reader: Reader, seams: Sequence[Seam], share: bool, advance: Advan
         for choices in some:
             trees.append(_tree(seam, choices, owner=len(parts)))
             parts.append(Part(item, choices))
-    logs = Logs()
     full = [tree for tree in trees if tree.size]
     for batch in batches(full, reader.batch_tokens, longest_shared=reader.longest_tree):
         ask(reader, reader.hidden(batch), batch, parts, seams, logs)
         told = (parts[tree.owner] for tree in batch.trees)
         advance(sum(len(part.choices) / len(seams[part.item].ids_C) for part in told))
-    return logs
 
 
 def _tree(seam: Seam, choices: Sequence[int], *, owner: int) -> Tree:

@@ -73,6 +73,7 @@ class Record:
     num_bytes: tuple[int, ...]
     """UTF-8 bytes of the choice."""
     num_characters: tuple[int, ...]
+    """Without the blank that parts it from the context, as lm-eval counts them."""
     context_tokens: int
     """Tokens of the context that were read."""
     context_cut: int

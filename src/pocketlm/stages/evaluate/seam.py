@@ -21,7 +21,8 @@ one. Here it cannot. Where no token crosses, r is empty and nothing is divided. 
 unknown (a vocabulary without them), p(r | h) counts as 1: every choice pays for r alike.
 
 `lm-eval` does as lm-evaluation-harness, to agree with it item by item: blanks that end c go to a,
-then encode(c a) is cut after as many tokens as encode(c) has, whether it begins with them or not.
+then as many tokens as encode(c) has are cut off encode(c a), whether it begins with them or not,
+and what is left is scored behind encode(c).
 
 Shapes: C choices of an item, T tokens.
 """
@@ -96,7 +97,7 @@ def heal(tokenizer: Tokenizer, items: Sequence[Item], context_tokens: int) -> It
 
 
 def lm_eval(tokenizer: Tokenizer, items: Sequence[Item], context_tokens: int) -> Iterator[Seam]:
-    """As lm-eval with `add_bos_token`: cut after the context's number of tokens, come what may.
+    """As lm-eval with `add_bos_token`: encode(c), then encode(c a) without that many tokens.
 
     What is too long loses its beginning, prefix token included, each choice for itself.
     """
@@ -108,7 +109,8 @@ def lm_eval(tokenizer: Tokenizer, items: Sequence[Item], context_tokens: int) ->
             raise StageError(
                 f"{name_of(item)}: a choice has no token of its own behind the context"
             )
-        ids_C = [[*prefix, *whole_T] for whole_T in whole_CT]
+        # Where a token crosses the seam, its part of c is read and it is not: as lm-eval has it.
+        ids_C = [[*prefix, *context_T, *whole_T[len(context_T) :]] for whole_T in whole_CT]
         read_T = [*prefix, *context_T]
         if item.context != item.context.rstrip():  # what is continued keeps its blanks
             read_T = [*prefix, *tokenizer.encode(item.context)]

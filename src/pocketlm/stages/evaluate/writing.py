@@ -48,6 +48,8 @@ class Pen:
     new_tokens: int = 64
     stops: tuple[str, ...] = ("\n",)
     """Any of them ends the text; what is blank before the first word does not count."""
+    bare: bool = True
+    """Outer blanks go; False: all that is written stays, and counts as a stop, as in lm-eval."""
 
 
 def write_items(
@@ -79,7 +81,7 @@ def write_items(
                     some, encode(tokenizer, some, how.context_tokens), strict=True
                 )
             ]
-            logs, new = _read_and_write(reader, seams, _Ends(tokenizer, pen), advance)
+            logs, new = write_seams(reader, seams, Ends(tokenizer, pen), advance)
             for place, (item, seam) in enumerate(zip(some, seams, strict=True)):
                 nats_C = nats_of(place, seam, logs, num_tokens=tokenizer.num_tokens)
                 written = text_of(tokenizer, seam, new.get(place, []), pen)
@@ -92,7 +94,7 @@ def write_items(
 
 
 def text_of(tokenizer: "Tokenizer", seam: Seam, new_T: Sequence[int], pen: Pen) -> str:
-    """What `new_T` add to the context, up to the first stop behind a word, outer blanks gone.
+    """What `new_T` add to the context, up to the first stop; outer blanks go if `pen.bare`.
 
     Decoded behind the context, because a token alone may lose its blank, and all at once, because
     a character may take several tokens; one that the last token leaves unfinished is dropped.
@@ -103,13 +105,16 @@ def text_of(tokenizer: "Tokenizer", seam: Seam, new_T: Sequence[int], pen: Pen) 
     text = whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new_T)
     if len(new_T) >= pen.new_tokens:
         text = text.rstrip("\ufffd")
-    text = text.lstrip()
+    text = text.lstrip() if pen.bare else text
     ends = [text.find(stop) for stop in pen.stops if stop in text]
-    return text[: min(ends, default=len(text))].rstrip()
+    text = text[: min(ends, default=len(text))]
+    return text.rstrip() if pen.bare else text
 
 
 @dataclass(frozen=True)
-class _Ends:
+class Ends:
+    """When a text that is being written has ended."""
+
     tokenizer: "Tokenizer"
     pen: Pen
 
@@ -117,7 +122,8 @@ class _Ends:
         """Whether nothing follows: a stop may lie across tokens, so the text is looked at."""
         if len(new_T) >= self.pen.new_tokens:
             return True
-        text = self.tokenizer.decode(new_T).lstrip()
+        text = self.tokenizer.decode(new_T)
+        text = text.lstrip() if self.pen.bare else text
         return any(stop in text for stop in self.pen.stops)
 
 
@@ -134,10 +140,10 @@ def _with_room(item: Item, seam: Seam, new_tokens: int, context_tokens: int) -> 
     return shorten(seam, excess)
 
 
-def _read_and_write(
-    reader: Reader, seams: Sequence[Seam], ends: _Ends, advance: Advance
+def write_seams(
+    reader: Reader, seams: Sequence[Seam], ends: Ends, advance: Advance
 ) -> tuple[Logs, dict[int, list[int]]]:
-    """Logs of the references, and the new tokens by item."""
+    """Logs of the references, and the new tokens by item (none for an empty context)."""
     logs, new = Logs(), dict[int, list[int]]()
     parts = [Part(place, (0,)) for place in range(len(seams))]
     trees, lines = [], []
@@ -165,7 +171,7 @@ def _write(
     parts: Sequence[Part],
     seams: Sequence[Seam],
     logs: Logs,
-    ends: _Ends,
+    ends: Ends,
 ) -> dict[int, list[int]]:
     """Score the batch's references, then let all rows write until each has ended."""
     import torch
@@ -198,7 +204,7 @@ def _write(
 
 
 def _staying(
-    live: Sequence[int], tokens: Sequence[int], new: dict[int, list[int]], ends: _Ends
+    live: Sequence[int], tokens: Sequence[int], new: dict[int, list[int]], ends: Ends
 ) -> Iterator[int]:
     """Rows that go on; their tokens, and those that end a row, are added to `new`."""
     for row, (item, token) in enumerate(zip(live, tokens, strict=True)):
@@ -215,7 +221,7 @@ def _rows_of(cache: "DynamicCache", rows: list[int]) -> "DynamicCache":
     return DynamicCache((layer.keys[rows], layer.values[rows]) for layer in cache.layers)
 
 
-def _write_alone(reader: Reader, context_T: list[int], ends: _Ends) -> list[int]:
+def _write_alone(reader: Reader, context_T: list[int], ends: Ends) -> list[int]:
     """The same for one context, for networks that read no trees."""
     new: list[int] = []
     if not context_T or ends.pen.new_tokens < 1:
