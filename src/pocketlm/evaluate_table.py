@@ -26,7 +26,7 @@ class EvaluateTable(Table):
     items: int | None = Field(default=None, ge=1)
     """Questions of a task at most, the same ones for every model. Default: all."""
     shots: int | None = Field(default=None, ge=0)
-    """Examples before each question, where a task has some to give. Default: none, as in lm-eval."""
+    """Examples before each question, where a task has some. Default: none, as in lm-eval."""
     form: Literal["auto", "cloze", "letters"] = "auto"
     """How options are asked: the text of each answer is scored, or its letter. `auto`: cloze below
     a billion parameters of the larger model, where letters stay at chance; letters from there."""

@@ -111,6 +111,7 @@ def evaluate_model(
     and `OutputError` where `out` is not new.
     """
     from pocketlm.stages.evaluate.benchmarks import check_asking
+    from pocketlm.stages.evaluate.reader import max_context
 
     table = request.table
     check_asking(table.tasks, table.normaliser, table.seam, where="")
@@ -155,15 +156,6 @@ def open_network(folder: Path) -> "PreTrainedModel":
         reason = str(error).splitlines()[0]
         raise ParentError(f"--model {folder}: transformers cannot open it ({reason})") from None
     return network.eval()
-
-
-def max_context(network: "PreTrainedModel") -> int:
-    """Tokens the model was made to read; 2,048 where its config does not say."""
-    config = network.config
-    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
-        if isinstance(getattr(config, name, None), int):
-            return int(getattr(config, name))
-    return 2048
 
 
 def _benchmarks(

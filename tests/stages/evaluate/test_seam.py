@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from pocketlm.corpus.tokenizer_files import load_tokenizer
 from pocketlm.errors import StageError
-from pocketlm.stages.evaluate.seam import SEAMS, Pass, common_length, heal, lm_eval, shorten
+from pocketlm.stages.evaluate.seam import (
+    SEAMS,
+    Pass,
+    check_lengths,
+    common_length,
+    heal,
+    lm_eval,
+    shorten,
+)
 from pocketlm.stages.evaluate.token_bytes import TokenBytes
 
 MODES = list(SEAMS)
@@ -133,8 +141,19 @@ def test_too_long_cuts_the_context_and_never_the_answer(tokenizer, make_item) ->
         assert after == [before[0], *before[1 + lost :]]
     assert cut.context_T == [whole.context_T[0], *whole.context_T[1 + lost :]]
     assert shorten(whole, lost) == cut
-    with pytest.raises(StageError, match=r"item 7: a choice has .* tokens, and the model reads 3"):
-        list(heal(tokenizer, [make_item(context, [context])], 3))
+
+
+def test_an_answer_longer_than_the_context_is_read_behind_one_token(tokenizer, make_item) -> None:
+    """As far as the model reaches; beyond, it is named."""
+    context = "You may not use this work " * 9
+    item = make_item(context, [context])
+    for mode in SEAMS.values():
+        (seam,) = mode.function(tokenizer, [item], 3)
+        assert seam.first_C == (1,)
+        read = len(seam.ids_C[0]) - 1
+        check_lengths([item], [seam], read)
+        with pytest.raises(StageError, match=f"item 7: a choice has {read} tokens, and the model"):
+            check_lengths([item], [seam], read - 1)
 
 
 def test_lm_eval_cuts_each_choice_for_itself_and_the_prefix_too(tokenizer, make_item) -> None:

@@ -6,7 +6,7 @@ seed, and forms and examples do not depend on the model.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,6 +21,7 @@ from pocketlm.stages.evaluate.items import Form, Item, Question, Record, Task
 from pocketlm.stages.evaluate.metrics import NORMALISERS
 from pocketlm.stages.evaluate.prompts import build_items
 from pocketlm.stages.evaluate.provenance import Origin, Provenance, origin_of
+from pocketlm.stages.evaluate.reader import max_context
 from pocketlm.stages.evaluate.seam import SEAMS
 from pocketlm.stages.evaluate.tasks import TASKS
 from pocketlm.stages.evaluate.writing import write_items
@@ -115,6 +116,7 @@ def ask(
 ) -> Answered:
     """Ask one model everything. Raises `StageError` with task and item for what cannot be scored,
     `CorpusError` where examples are missing."""
+    how = replace(asking.how, most_tokens=max_context(network))
     records: list[Record] = []
     origins: dict[str, Origin] = {}
     read = alone = 0
@@ -123,7 +125,7 @@ def ask(
         form, shots = form_of(task, asking.form), shots_of(task, asking.shots)
         items = items_of(task, benchmark, asking)
         with progress.stage(name):
-            scores = _answers(form)(network, tokenizer, items, how=asking.how, progress=progress)
+            scores = _answers(form)(network, tokenizer, items, how=how, progress=progress)
         records += scores.records
         read, alone = read + scores.tokens_read, alone + scores.tokens_alone
         origins[name] = origin_of(task, form=form, shots=shots, data=benchmark.sha256)

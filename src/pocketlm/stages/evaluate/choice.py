@@ -21,7 +21,7 @@ from pocketlm.method import pick
 from pocketlm.progress import SILENT, Advance, Progress
 from pocketlm.stages.evaluate.items import Item, Record
 from pocketlm.stages.evaluate.reader import Reader, open_reader
-from pocketlm.stages.evaluate.seam import SEAMS, Seam, name_of
+from pocketlm.stages.evaluate.seam import SEAMS, Seam, check_lengths, name_of
 from pocketlm.stages.evaluate.trees import Batch, Tree, batches, tree_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ class Reading:
     """How items are read. Only `context_tokens` and `seam` change a score beyond rounding."""
 
     context_tokens: int
-    """What the model reads at most, the prefix token included (2 or more)."""
+    """What is read at most, the prefix token included (2 or more)."""
+    most_tokens: int = 0
+    """What the model can read where an answer alone is longer than that, if it is more."""
     seam: str = "heal"
     """An entry of `SEAMS`."""
     batch_tokens: int | None = None
@@ -48,6 +50,11 @@ class Reading:
     """bfloat16 products instead of float32."""
     share: bool = True
     """Read common beginnings once; False reads every choice from scratch."""
+
+    @property
+    def limit(self) -> int:
+        """Tokens of the longest answer."""
+        return max(self.context_tokens, self.most_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +111,7 @@ def score_items(
         for start in range(0, len(items), ITEMS_AT_ONCE):
             some = items[start : start + ITEMS_AT_ONCE]
             seams = list(encode(tokenizer, some, how.context_tokens))
+            check_lengths(some, seams, how.limit)
             logs = Logs()
             read_seams(reader, seams, logs, how.share, advance)
             for place, (item, seam) in enumerate(zip(some, seams, strict=True)):

@@ -180,6 +180,15 @@ def open_reader(
     return Reader(network, autocast, batch_tokens or 0, longest)
 
 
+def max_context(network: "PreTrainedModel") -> int:
+    """Tokens the model was made to read; 2,048 where its config does not say."""
+    config = network.config
+    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
+        if isinstance(getattr(config, name, None), int):
+            return int(getattr(config, name))
+    return 2048
+
+
 def _reads_trees(trial: Reader, rows: list[list[int]], alone_TD: "torch.Tensor") -> bool:
     """Whether the second row comes out the same in a tree, behind a kept token, as alone."""
     tree = tree_of(rows, owner=0, first=2)

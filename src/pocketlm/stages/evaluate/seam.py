@@ -76,7 +76,7 @@ def heal(tokenizer: Tokenizer, items: Sequence[Item], context_tokens: int) -> It
     """
     table: TokenBytes | None = None
     prefix = _prefix(tokenizer)
-    for item, context_T, whole_CT in _encoded(tokenizer, items, [item.context for item in items]):
+    for _item, context_T, whole_CT in _encoded(tokenizer, items, [item.context for item in items]):
         edge = min(common_length(context_T, whole_T) for whole_T in whole_CT)
         passes: tuple[Pass, ...] = ()
         if edge < len(context_T):
@@ -84,7 +84,7 @@ def heal(tokenizer: Tokenizer, items: Sequence[Item], context_tokens: int) -> It
             passes = _passes(table, whole_CT, edge, table.of(context_T[edge:]))
         first = len(prefix) + edge
         longest = max(len(whole_T) for whole_T in whole_CT) + len(prefix)
-        cut = _cut(item, longest, first, context_tokens)
+        cut = _cut(longest, first, context_tokens)
         yield Seam(
             ids_C=tuple([*prefix, *whole_T[cut:]] for whole_T in whole_CT),
             first_C=(first - cut,) * len(whole_CT),
@@ -114,7 +114,7 @@ def lm_eval(tokenizer: Tokenizer, items: Sequence[Item], context_tokens: int) ->
         read_T = [*prefix, *context_T]
         if item.context != item.context.rstrip():  # what is continued keeps its blanks
             read_T = [*prefix, *tokenizer.encode(item.context)]
-        cut_C = tuple(_cut(item, len(ids_T), first, context_tokens) for ids_T in ids_C)
+        cut_C = tuple(_cut(len(ids_T), first, context_tokens) for ids_T in ids_C)
         yield Seam(
             ids_C=tuple(ids_T[cut:] for ids_T, cut in zip(ids_C, cut_C, strict=True)),
             first_C=tuple(first - cut for cut in cut_C),
@@ -203,15 +203,21 @@ def _passes(
     return tuple(found.values())
 
 
-def _cut(item: Item, length: int, first: int, context_tokens: int) -> int:
-    """Tokens to leave out, so that all but the last of `length` can be read."""
-    cut = max(0, length - 1 - context_tokens)
-    if cut > max(0, first - 1):
-        raise StageError(
-            f"{name_of(item)}: a choice has {length - first} tokens, and the model reads "
-            f"{context_tokens}; answers are never cut"
-        )
-    return cut
+def _cut(length: int, first: int, context_tokens: int) -> int:
+    """Tokens to leave out, so that `context_tokens` are read at most of all but the last of
+    `length`; an answer longer than that keeps one token before it."""
+    return min(max(0, length - 1 - context_tokens), max(0, first - 1))
+
+
+def check_lengths(items: Sequence[Item], seams: Sequence[Seam], most_tokens: int) -> None:
+    """Raise `StageError` for a choice of which the model could not read all but the last token."""
+    for item, seam in zip(items, seams, strict=True):
+        for ids, first in zip(seam.ids_C, seam.first_C, strict=True):
+            if len(ids) - 1 > most_tokens:
+                raise StageError(
+                    f"{name_of(item)}: a choice has {len(ids) - first} tokens, and the model reads "
+                    f"{most_tokens}; answers are never cut"
+                )
 
 
 def _crossed(context_T: list[int], whole_CT: Sequence[list[int]]) -> int:

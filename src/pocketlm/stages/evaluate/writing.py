@@ -28,7 +28,7 @@ from pocketlm.stages.evaluate.choice import (
 )
 from pocketlm.stages.evaluate.items import Item
 from pocketlm.stages.evaluate.reader import Reader, open_reader, padded
-from pocketlm.stages.evaluate.seam import SEAMS, Seam, name_of, shorten
+from pocketlm.stages.evaluate.seam import SEAMS, Seam, check_lengths, name_of, shorten
 from pocketlm.stages.evaluate.trees import Batch, batches, tree_of
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def write_items(
                     some, encode(tokenizer, some, how.context_tokens), strict=True
                 )
             ]
+            check_lengths(some, seams, how.limit)
             logs, new = write_seams(reader, seams, Ends(tokenizer, pen), advance)
             for place, (item, seam) in enumerate(zip(some, seams, strict=True)):
                 nats_C = nats_of(place, seam, logs, num_tokens=tokenizer.num_tokens)
