@@ -32,9 +32,9 @@ def benchmark_section(notes: BenchmarkNotes | None) -> list[Html]:
         _likelihoods(notes, paired),
         note(
             "Above guessing: the child's accuracy, counted so that guessing is 0 and all right "
-            "100, each item by its own number of options. Matthews: the child's correlation of "
-            "chosen and right."
+            "100, each item by its own number of options."
         ),
+        *(note(text) for text in _correlations(notes)),
         *(note(text) for text in _cautions(notes)),
     ]
 
@@ -67,7 +67,7 @@ def _pair(
 
 
 def _likelihoods(notes: BenchmarkNotes, paired: bool) -> Html:
-    """Bits per byte of the right answers, and Matthews correlation where a task has it."""
+    """Bits per byte of the right answers, and how far the child is above guessing."""
     rows = []
     for line in notes.tasks:
         shown = [_name(line.task), line.asked]
@@ -82,12 +82,21 @@ def _likelihoods(notes: BenchmarkNotes, paired: bool) -> Html:
         else:
             own = line.child.bits_per_byte
             shown.append(f"{own.value:.3f} {_span(own, 1, '.3f')}")
-        corrected, mcc = line.child.corrected, line.child.mcc
-        shown.append(f"{100 * corrected.value:+.1f}" if corrected else "")
-        rows.append([*shown, f"{mcc.value:+.3f} {_span(mcc, 1, '+.3f')}" if mcc else ""])
+        corrected = line.child.corrected
+        rows.append([*shown, f"{100 * corrected.value:+.1f}" if corrected else ""])
     names = ["parent", "child", "child - parent", "verdict"] if paired else ["child (95 %)"]
-    header = ["bits per byte of answers", "asked as", *names, "above guessing", "Matthews"]
+    header = ["bits per byte of answers", "asked as", *names, "above guessing"]
     return table(header, rows, text_columns=_WORDS)
+
+
+def _correlations(notes: BenchmarkNotes) -> list[str]:
+    """The official number of tasks whose answers are two classes (AX-b)."""
+    return [
+        f"{_name(line.task)}, Matthews correlation of chosen and right, child: "
+        f"{line.child.mcc.value:+.3f} {_span(line.child.mcc, 1, '+.3f')}."
+        for line in notes.tasks
+        if line.child.mcc
+    ]
 
 
 def _how(notes: BenchmarkNotes, paired: bool) -> str:
