@@ -61,7 +61,7 @@ def _check_all_ways(path: Path, child: Child, tolerance: float) -> None:
 
     def close(own: np.ndarray, other: np.ndarray) -> None:
         assert own.shape == other.shape
-        assert abs(own - other).max() <= tolerance * scale
+        assert ((own - other) ** 2).mean() ** 0.5 <= tolerance * scale
 
     close(session.step(ids_1T, ones_1T)[0], expected)
     past = None
@@ -88,9 +88,9 @@ def test_every_family_says_what_transformers_says(
     path = write_onnx(child, tokenizer, tmp_path / "f32", precision="f32", lineage={})
     read_back(path, child, "f32")
     _check_all_ways(path, child, 1e-4)
-    # Random wide weights are the worst case of 8 bits; what is read back takes out the weights'.
+    # What is read back has the weights' rounding; the rest is that of what runs through them.
     path = write_onnx(child, tokenizer, tmp_path / "int8", precision="int8", lineage={})
-    _check_all_ways(path, read_back(path, child, "int8"), 1.0)
+    _check_all_ways(path, read_back(path, child, "int8"), 0.3)
 
 
 @pytest.mark.parametrize("shortcut_width", [3, 0])
@@ -211,7 +211,7 @@ def test_a_file_that_differs_is_not_delivered(child, tokenizer, tmp_path, monkey
     with pytest.raises(StageError, match="standard deviations of the logits off"):
         export(child, tokenizer, tmp_path, **export_one)
     monkeypatch.setattr(f"{network}._Network._silu", lambda self, x: self.graph.node("No", x))
-    with pytest.raises(StageError, match="onnxruntime does not load model.onnx"):
+    with pytest.raises(StageError, match="onnxruntime does not load"):
         export(child, tokenizer, tmp_path, **export_one)
     assert not list(tmp_path.iterdir())
 
@@ -238,10 +238,8 @@ def test_a_missing_extra_is_named_before_anything_is_made(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_beyond_protocol_buffers_is_refused(
-    child, tokenizer, tmp_path, monkeypatch
-) -> None:
+def test_a_file_beyond_protocol_buffers_is_refused(child, tokenizer, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("pocketlm.stages.export.onnx.MOST_BYTES", 1000)
-    with pytest.raises(UserError, match="onnx-f32 would be .* choose onnx-int8, gguf"):
+    with pytest.raises(UserError, match=r"onnx-f32 would be .* choose onnx-int8, gguf"):
         write_onnx(child, tokenizer, tmp_path / "x", precision="f32", lineage={})
     assert not list(tmp_path.iterdir())

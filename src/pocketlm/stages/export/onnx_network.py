@@ -70,7 +70,9 @@ class _Network:
         if self.shape.family == "olmo2":
             attended = self._attention(x, layer)
             x = add(x, self._norm(attended, self.place + "post_attention_layernorm.weight"))
-            return add(x, self._norm(self._ffn(x), self.place + "post_feedforward_layernorm.weight"))
+            return add(
+                x, self._norm(self._ffn(x), self.place + "post_feedforward_layernorm.weight")
+            )
         normed = self._norm(x, self.place + "input_layernorm.weight")
         mixed = add(x, self._attention(normed, layer))
         if self.shape.shortcut:
@@ -87,7 +89,10 @@ class _Network:
         qkv = self._heads(self._queries_keys_values(x))  # [B, N, T, hd]
         both, value = graph.split(qkv, (heads + groups, groups), axis=1)
         both = self._head_norm(both)
-        if getattr(self.config, "no_rope_layers", None) is None or self.config.no_rope_layers[layer]:
+        if (
+            getattr(self.config, "no_rope_layers", None) is None
+            or self.config.no_rope_layers[layer]
+        ):
             both = self._turn(both)
         query, key = graph.split(both, (heads, groups), axis=1)
         key = self._cached(key, layer, "key")  # [B, K, S, hd]
@@ -109,7 +114,9 @@ class _Network:
     def _queries_keys_values(self, x: str) -> str:
         """[B, T, N hd]: all queries, all keys, all values."""
         heads, groups, width = self.shape.heads, self.shape.kv_heads, self.shape.head_dim
-        if self.shape.family == "gpt_neox":  # its rows are query, key, value of one head after another
+        if (
+            self.shape.family == "gpt_neox"
+        ):  # its rows are query, key, value of one head after another
             order = np.arange(heads * 3 * width).reshape(heads, 3, width).swapaxes(0, 1).reshape(-1)
             return self._linear(x, "attention.query_key_value", order_O=order)
         projections = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
@@ -215,7 +222,7 @@ class _Network:
         return self.graph.node("Add", left, right)
 
     def _positions(self) -> None:
-        """Positions [B, T] of the new tokens: how many real ones came before; and their rotation."""
+        """Positions [B, T] of the new tokens, as many as real ones came before; their rotation."""
         graph = self.graph
         zero = graph.constant("zero", 0, np.int64)
         one = graph.constant("next", 1, np.int64)
