@@ -3,9 +3,11 @@
 A file that does not pass is not delivered.
 """
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from pocketlm.artifact import Score
@@ -14,6 +16,9 @@ from pocketlm.method import Method, pick
 from pocketlm.stages.export.card import model_card
 from pocketlm.stages.export.gguf import Weights, check_gguf_family, import_gguf, write_gguf
 from pocketlm.stages.export.huggingface import check_huggingface, write_huggingface
+from pocketlm.stages.export.onnx import check_onnx, write_onnx
+from pocketlm.stages.export.onnx_check import check_in_onnxruntime
+from pocketlm.stages.export.onnx_graph import Precision
 from pocketlm.stages.export.verify import (
     TOLERANCE,
     Check,
@@ -88,6 +93,7 @@ def export(
     cannot hold this child, `StageError` for one that was written and then differed from it.
     """
     methods = {name: pick(FORMATS, name, "[export] formats") for name in formats}
+    check_formats(formats, child.shape.family)
     source = Source(child=child, tokenizer=tokenizer, check_texts=check_texts, lineage=lineage)
     folder.mkdir(parents=True, exist_ok=True)
     files = tuple(method(source, folder) for method in methods.values())
@@ -138,17 +144,48 @@ def export_q8_0(source: Source, folder: Path) -> Delivered:
     return export_gguf(source, folder, weights="Q8_0")
 
 
+def export_onnx(source: Source, folder: Path, *, precision: Precision) -> Delivered:
+    """A folder for onnxruntime and transformers.js; it appears when it has passed."""
+    kind = f"onnx-{precision}"
+    child, tokenizer, target = source.child, source.tokenizer, folder / kind
+    with TemporaryDirectory(prefix=".writing-", dir=folder) as made:
+        work = Path(made) / kind
+        path = write_onnx(child, tokenizer, work, precision=precision, lineage=source.lineage)
+        texts = source.check_texts
+        checks = check_in_onnxruntime(path, child, tokenizer, texts, precision=precision)
+        if target.exists():
+            shutil.rmtree(target)
+        work.rename(target)
+    num_bytes = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    return _delivered(kind, target, num_bytes, checks)
+
+
+def export_onnx_f32(source: Source, folder: Path) -> Delivered:
+    """A folder for onnxruntime and transformers.js, float32."""
+    return export_onnx(source, folder, precision="f32")
+
+
+def export_onnx_int8(source: Source, folder: Path) -> Delivered:
+    """The same with matrices in 8 bit, a scale for each output, embeddings too."""
+    return export_onnx(source, folder, precision="int8")
+
+
 FORMATS: dict[str, Method[Callable[[Source, Path], Delivered]]] = {
     "huggingface": Method(export_huggingface, paper="transformers, safetensors layout"),
     "gguf-f16": Method(export_f16, paper="ggml-org/ggml, docs/gguf.md"),
     "gguf-q8_0": Method(export_q8_0, paper="ggml-org/ggml, docs/gguf.md; Q8_0 blocks"),
+    "onnx-f32": Method(export_onnx_f32, paper="ONNX operators, opset 17"),
+    "onnx-int8": Method(export_onnx_int8, paper="onnxruntime, dynamic quantization, per channel"),
 }
 
 
 def check_formats(formats: Sequence[str], family: str) -> None:
-    """Raise `UserError` for a format that has no place for `family`, before anything is made."""
+    """Raise `UserError` for a format that has no place for `family`, or an onnx one that this
+    machine cannot run, before anything is made."""
     if any(name.startswith("gguf") for name in formats):
         check_gguf_family(family)
+    if any(name.startswith("onnx") for name in formats):
+        check_onnx(family)
 
 
 def _delivered(kind: str, target: Path, num_bytes: int, checks: tuple[Check, ...]) -> Delivered:
