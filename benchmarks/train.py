@@ -4,7 +4,7 @@ Arms are processes that take turns, a step each, with the same shape, text and t
 seconds of each count. One thread by default and CPU seconds, so that ratios hold on a busy machine;
 with OMP_NUM_THREADS set to more, wall seconds, and the machine must be idle. Ours is started as the
 command line starts it, with PROCESS_SETTINGS; `hf_best_*_tuned` shares those settings.
-`vs_hf_trainer` is against the fastest set of Trainer's own flags (bf16, fused AdamW, compile, one
+CASES=8m,2m takes some of the cases only. `vs_hf_trainer` is against the fastest set of Trainer's own flags (bf16, fused AdamW, compile, one
 attention or the other), `vs_hf_trainer_default` against none. `--quick` compiles nothing
 (`compiled` is 0) and draws 2 x 10^7. The Trainer needs accelerate; without it those numbers are
 absent.
@@ -46,7 +46,9 @@ HEADLINE = {True: "2m", False: "8m"}
 def measure(quick: bool) -> Numbers:
     """Tokens a second of every arm and case, the ratios of the headline case, and the draw."""
     numbers: Numbers = {"threads": THREADS, "compiled": 0.0 if quick else 1.0}
-    for case, arms in (QUICK if quick else FULL).items():
+    chosen = os.environ.get("CASES", "").split(",")
+    cases = {case: FULL[case] for case in chosen if case in FULL} or (QUICK if quick else FULL)
+    for case, arms in cases.items():
         seconds, first = _steps(case, _possible(arms), 3 if quick else 6)
         shape, seq_len, tokens = CASES[case]
         print(case, {arm: round(tokens / s) for arm, s in seconds.items()}, file=sys.stderr)
@@ -57,11 +59,12 @@ def measure(quick: bool) -> Numbers:
         best = [s for arm, s in seconds.items() if _is_best(arm)]
         if best:
             numbers[f"{case}_vs_hf_trainer"] = min(best) / ours
-        if case != HEADLINE[quick]:
+        if case != HEADLINE[quick] and len(cases) > 1:
             continue
         numbers |= {"first_step_s": first["ours"], "of_matmul": rate / _matmul_rate()}
         if best:
             numbers["vs_hf_trainer"] = min(best) / ours
+        if "hf_default" in seconds:
             numbers["vs_hf_trainer_default"] = seconds["hf_default"] / ours
         for name in ("plain_bfloat16", "plain_float32", "hf_best_compiled_tuned"):
             if name in seconds:
