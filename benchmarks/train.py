@@ -4,10 +4,10 @@ Arms are processes that take turns, a step each, with the same shape, text and t
 seconds of each count. One thread by default and CPU seconds, so that ratios hold on a busy machine;
 with OMP_NUM_THREADS set to more, wall seconds, and the machine must be idle. Ours is started as the
 command line starts it, with PROCESS_SETTINGS; `hf_best_*_tuned` shares those settings.
-CASES=8m,2m takes some of the cases only. `vs_hf_trainer` is against the fastest set of Trainer's own flags (bf16, fused AdamW, compile, one
-attention or the other), `vs_hf_trainer_default` against none. `--quick` compiles nothing
-(`compiled` is 0) and draws 2 x 10^7. The Trainer needs accelerate; without it those numbers are
-absent.
+`vs_hf_trainer` is against the fastest set of Trainer's own flags (bf16, fused AdamW, compile, one
+attention or the other), `vs_hf_trainer_default` against none. CASES=8m,2m in the environment takes
+some of the cases. `--quick` compiles nothing (`compiled` is 0) and draws 2 x 10^7. The Trainer
+needs accelerate (extra `bench`); without it those numbers are absent.
 """
 
 import os
@@ -79,7 +79,7 @@ def _is_best(arm: str) -> bool:
 def _possible(arms: tuple[str, ...]) -> list[str]:
     if find_spec("accelerate"):
         return list(arms)
-    print("no accelerate, so no Trainer: pip install accelerate", file=sys.stderr)
+    print("no accelerate, so no Trainer: pip install 'pocketlm[bench]'", file=sys.stderr)
     return [arm for arm in arms if not arm.startswith("hf")]
 
 

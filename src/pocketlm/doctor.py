@@ -24,6 +24,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "eval": ("rouge-score",),
     "track": ("tensorboard", "trackio"),
     "harness": ("lm-eval",),
+    "bench": ("accelerate",),
     "dev": ("mypy", "ruff", "pytest", "hypothesis"),
 }
 
