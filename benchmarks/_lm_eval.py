@@ -210,11 +210,12 @@ def _agreement(case: Case, opened: Opened, asked: Asked) -> Numbers:
             best, second = np.sort(scores_C)[:2]
             if second - best < NEAR or own.near_N[n]:
                 near += 1
+                print("near tie:", case.task, records[n].item, normaliser, second - best)
                 continue
             compared += 1
             same += int(scores_C.argmin()) == own.chosen_N[n]
             if int(scores_C.argmin()) != own.chosen_N[n]:
-                print(case.task, records[n].item, normaliser, records[n].nats, nats_C)
+                print("differs:", case.task, records[n].item, records[n].nats, nats_C)
     pairs = zip((r.nats for r in records), nats_N, strict=True)
     differs = max(abs(a - b) for ours, its in pairs for a, b in zip(ours, its, strict=True))
     own_prompts = iter((i.context, c) for i in asked.items for c in i.choices)
