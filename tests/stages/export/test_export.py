@@ -65,9 +65,7 @@ def test_other_tokens_in_llama_cpp_are_not_delivered(
 ) -> None:
     def answer(job) -> Answer:
         wrong = [[1] for _ in job.texts]
-        return Answer(
-            continuations=[], ids=wrong, framed_ids=wrong, load_s=0, decode_tokens_per_s=1
-        )
+        return Answer(continuations=[], ids=wrong, framed_ids=wrong, likeliest=[])
 
     monkeypatch.setattr("pocketlm.stages.export.verify.ask_llama_cpp", answer)
     with pytest.raises(StageError, match="'You may' into other tokens"):

@@ -4,7 +4,7 @@ A file that does not pass is not delivered.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from pocketlm.stages.export.huggingface import (
     load_strictly,
     write_huggingface,
 )
+from pocketlm.stages.export.k_quants import check_quantizer, is_k_quant, requantise
 from pocketlm.stages.export.placing import placed_together
 from pocketlm.stages.export.quality import (
     predict,
@@ -27,13 +28,16 @@ from pocketlm.stages.export.quality import (
     time_in_transformers,
 )
 from pocketlm.stages.export.quantise import Weights
-from pocketlm.stages.export.terms import Terms, check_delivered, check_planned
+from pocketlm.stages.export.terms import PLAIN_TERMS, Terms, check_delivered, check_planned
 from pocketlm.stages.export.verify import (
     TOLERANCE,
     Check,
+    Tolerance,
     check_in_llama_cpp,
     check_tensors,
+    read_back,
 )
+from pocketlm.stages.export.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from pocketlm.corpus.tokenizer import Tokenizer
@@ -49,7 +53,7 @@ class Source:
     check_texts: Sequence[str]
     lineage: Mapping[str, str]
     """What the child comes from, in words; `recipe` also names gguf files."""
-    terms: Terms = Terms()
+    terms: Terms = PLAIN_TERMS
 
     @property
     def name(self) -> str:
@@ -109,7 +113,7 @@ def export(
     formats: Sequence[str],
     check_texts: Sequence[str],
     lineage: Mapping[str, str],
-    terms: Terms | None = None,
+    terms: Terms = PLAIN_TERMS,
 ) -> Exported:
     """Write each of `formats` below `folder` and prove it; the model card comes last.
 
@@ -117,7 +121,6 @@ def export(
     at all. Raises `UserError` for a format that cannot hold this child, `BudgetError` for a file
     over its budget, `StageError` for one that was written and then differed from the child.
     """
-    terms = terms or Terms()
     methods = {name: pick(FORMATS, name, "[export] formats") for name in formats}
     check_formats(formats, child.shape.family, child.config)
     check_planned(child.shape, formats, terms)
@@ -152,22 +155,25 @@ def export_huggingface(source: Source, folder: Path) -> Delivered:
 def export_gguf(source: Source, folder: Path, *, weights: Weights) -> Delivered:
     """One file for llama.cpp."""
     import_gguf()
-    kind, terms = f"gguf-{weights.lower()}", source.terms
     target = folder / f"{source.name}-{weights.lower()}.gguf"
-    child, tokenizer, texts = source.child, source.tokenizer, source.check_texts
-    vocabulary = write_gguf(
-        child, tokenizer, target, weights=weights, lineage=source.lineage, choice=terms.choice
-    )
-    read, tensors = check_tensors(target, child, weights, terms.choice)
-    ran = check_in_llama_cpp(target, read, child, tokenizer, vocabulary, TOLERANCE[weights], texts)
-    checks = (
-        tensors,
-        *ran,
-        *source.score(read, "weights only"),
-        *time_in_llama_cpp(target, child.shape.vocab_size, terms.speed_tokens),
-        *predict(child, kind, terms),
-    )
-    return _delivered(kind, target, target.stat().st_size, checks)
+    vocabulary = _write(source, target, weights)
+    read, tensors = check_tensors(target, source.child, weights, source.terms.choice)
+    tolerance = TOLERANCE[weights]
+    return _run(source, f"gguf-{weights.lower()}", target, (read, tensors), vocabulary, tolerance)
+
+
+def export_k_quant(source: Source, folder: Path, *, kind: str) -> Delivered:
+    """One file for llama.cpp in widths that it chooses itself."""
+    import_gguf()
+    check_quantizer(f"gguf-{kind.lower()}")
+    wide, target = folder / ".f32.gguf", folder / f"{source.name}-{kind.lower()}.gguf"
+    vocabulary = _write(replace(source, terms=PLAIN_TERMS), wide, "F32")
+    requantise(wide, target, kind)
+    wide.unlink()
+    read = read_back(target, source.child, "F32", requantised=True)
+    note = "every tensor read back, near the child's as its width allows"
+    checked = (read, Check(name="tensors_near", value=1, unit="share", note=note))
+    return _run(source, f"gguf-{kind.lower()}", target, checked, vocabulary, TOLERANCE["Q4_0"])
 
 
 def export_f32(source: Source, folder: Path) -> Delivered:
@@ -200,6 +206,11 @@ def export_q4_0(source: Source, folder: Path) -> Delivered:
     return export_gguf(source, folder, weights="Q4_0")
 
 
+def export_q4_k_m(source: Source, folder: Path) -> Delivered:
+    """A file for llama.cpp in 4 and 6 bit mixed, by llama.cpp's own llama-quantize."""
+    return export_k_quant(source, folder, kind="Q4_K_M")
+
+
 FORMATS: dict[str, Method[Callable[[Source, Path], Delivered]]] = {
     "huggingface": Method(export_huggingface, paper="transformers, safetensors layout"),
     "gguf-f32": Method(export_f32, paper="ggml-org/ggml, docs/gguf.md"),
@@ -208,6 +219,7 @@ FORMATS: dict[str, Method[Callable[[Source, Path], Delivered]]] = {
     "gguf-q8_0": Method(export_q8_0, paper="ggml-org/ggml, docs/gguf.md; Q8_0 blocks"),
     "gguf-q5_0": Method(export_q5_0, paper="ggml-org/ggml, docs/gguf.md; Q5_0 blocks"),
     "gguf-q4_0": Method(export_q4_0, paper="ggml-org/ggml, docs/gguf.md; Q4_0 blocks"),
+    "gguf-q4_k_m": Method(export_q4_k_m, paper="ggml-org/llama.cpp, tools/quantize"),
 }
 
 
@@ -227,6 +239,38 @@ def check_formats(
         check_gguf_family(family)
         if config is not None:
             check_gguf_config(config, layers_may_leave=layers_may_leave)
+    for name in filter(is_k_quant, formats):
+        check_quantizer(name)
+
+
+def _write(source: Source, target: Path, weights: Weights) -> Vocabulary:
+    lineage, choice = source.lineage, source.terms.choice
+    return write_gguf(
+        source.child, source.tokenizer, target, weights=weights, lineage=lineage, choice=choice
+    )
+
+
+def _run(
+    source: Source,
+    kind: str,
+    target: Path,
+    checked: tuple["Child", Check],
+    vocabulary: Vocabulary,
+    tolerance: Tolerance,
+) -> Delivered:
+    """What llama.cpp makes of a file whose tensors were read back, and what the file is worth."""
+    (read, tensors), child, terms = checked, source.child, source.terms
+    ran = check_in_llama_cpp(
+        target, read, child, source.tokenizer, vocabulary, tolerance, source.check_texts
+    )
+    checks = (
+        tensors,
+        *ran,
+        *source.score(read, "weights only"),
+        *time_in_llama_cpp(target, child.shape.vocab_size, terms.speed_tokens),
+        *predict(child, kind, terms),
+    )
+    return _delivered(kind, target, target.stat().st_size, checks)
 
 
 def _delivered(kind: str, target: Path, num_bytes: int, checks: tuple[Check, ...]) -> Delivered:

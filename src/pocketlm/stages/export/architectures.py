@@ -174,4 +174,3 @@ def _check_scaling(rope: Mapping[str, Any], architecture: Architecture) -> None:
         raise UserError(
             f"[export] formats: no gguf files for rotary scaling 'yarn' with {', '.join(given)}"
         )
-

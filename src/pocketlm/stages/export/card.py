@@ -94,8 +94,7 @@ def write_cards(
     lineage: Mapping[str, str],
     files: Sequence["Delivered"],
 ) -> None:
-    """`card.md` beside the files, and README.md inside the transformers folder where there is one.
-    """
+    """`card.md` beside the files, and the same as README.md of a transformers folder among them."""
     num_params = sum(tensor.numel() for tensor in child.tensors.values())
     about = (name, child.shape, num_params, lineage, files)
     (folder / "card.md").write_text(model_card(*about), encoding="utf-8")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pocketlm.corpus.tokenizer import Tokenizer
     from pocketlm.model.child import Child
 
+
 @dataclass(frozen=True, kw_only=True)
 class StoredTensor:
     """One tensor under llama.cpp's name, in its row order, and how its numbers are kept."""
@@ -183,9 +184,7 @@ def _write_tensors(writer: "GGUFWriter", tensors: Iterator[StoredTensor]) -> Non
     gguf = import_gguf()
     for tensor in tensors:
         kind = gguf.GGMLQuantizationType[tensor.weights]
-        writer.add_tensor(
-            tensor.name, quantised(tensor.values, tensor.weights), raw_dtype=kind
-        )
+        writer.add_tensor(tensor.name, quantised(tensor.values, tensor.weights), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -66,9 +66,7 @@ def quantised(values: FloatArray, weights: Weights) -> npt.NDArray[Any]:
     return packed.reshape(*values.shape[:-1], -1)
 
 
-def fit_blocks(
-    values_N32: FloatArray, lowest: int
-) -> tuple[FloatArray, npt.NDArray[np.int8]]:
+def fit_blocks(values_N32: FloatArray, lowest: int) -> tuple[FloatArray, npt.NDArray[np.int8]]:
     """Scales_N1, numbers that float16 can hold, and whole codes_N32 from `lowest` to -lowest - 1.
 
     The scale has the sign that gives the largest number of a block the wider side.

@@ -47,6 +47,10 @@ class Terms:
     """New tokens a second on `device`, from the bytes of weights that each one reads."""
 
 
+PLAIN_TERMS = Terms()
+"""No budget; nothing is scored or timed."""
+
+
 def check_planned(shape: Shape, formats: Sequence[str], terms: Terms) -> None:
     """Raise `BudgetError` for a format whose weights alone cannot keep to a budget.
 
