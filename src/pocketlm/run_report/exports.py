@@ -1,6 +1,6 @@
 """The delivered files: their part of a run's page, one table and what pays for what."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ class ExportedFile:
 
 
 # Check -> head of its column, how it is shown.
-_COLUMNS = {
+_COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "bits_per_byte": ("bits per byte", "{:.4f}".format),
     "bits_per_byte_loss_pct": ("loss, %", "{:+.2f}".format),
     "load_s": ("load, s", "{:.2f}".format),

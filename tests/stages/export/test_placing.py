@@ -48,13 +48,12 @@ def test_an_error_leaves_nothing(error, tmp_path) -> None:
 
 def test_a_kill_leaves_no_file_under_its_name(tmp_path) -> None:
     command = [sys.executable, "-c", SLOW, str(tmp_path)]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert running.stdout.readline() == "writing\n"
-    with placed_together(tmp_path):  # another export leaves the running one alone
-        pass
-    assert list(tmp_path.rglob("half.gguf"))
-    running.send_signal(signal.SIGKILL)
-    running.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout.readline() == "writing\n"
+        with placed_together(tmp_path):  # another export leaves the running one alone
+            pass
+        assert list(tmp_path.rglob("half.gguf"))
+        running.send_signal(signal.SIGKILL)
     assert not [p for p in tmp_path.iterdir() if not p.name.startswith(".")]
     with placed_together(tmp_path) as made:
         (made / "whole.gguf").touch()

@@ -131,11 +131,11 @@ def _pack(
 ) -> npt.NDArray[np.uint8]:
     """Blocks as ggml-common.h lays them out: scale, (fifth bits,) then number j and j + 16."""
     raw_N32 = (codes_N32 - _LOWEST[weights]).astype(np.uint8)
-    low_N32 = raw_N32 & 15
-    parts = [scales_N1.astype("<f2").view(np.uint8)]
+    low_N32 = raw_N32 & np.uint8(15)
+    parts: list[npt.NDArray[np.uint8]] = [scales_N1.astype("<f2").view(np.uint8)]
     if weights == "Q5_0":
-        parts.append(np.packbits(raw_N32 >> 4, axis=1, bitorder="little"))
-    parts.append(low_N32[:, :16] | low_N32[:, 16:] << 4)
+        parts.append(np.packbits(raw_N32 >> np.uint8(4), axis=1, bitorder="little"))
+    parts.append(low_N32[:, :16] | low_N32[:, 16:] << np.uint8(4))
     return np.concatenate(parts, axis=1)
 
 

@@ -18,7 +18,6 @@ import numpy as np
 from pocketlm.errors import StageError
 from pocketlm.stages.export.agreement import num_best, places, probability_gap, worst_gap
 from pocketlm.stages.export.gguf import (
-    FloatArray,
     StoredTensor,
     deinterleave,
     import_gguf,
@@ -26,7 +25,7 @@ from pocketlm.stages.export.gguf import (
     turned_heads,
 )
 from pocketlm.stages.export.llama_cpp import Answer, Job, ask_llama_cpp
-from pocketlm.stages.export.quantise import PLAIN, Choice, Weights, rounding
+from pocketlm.stages.export.quantise import PLAIN, Choice, FloatArray, Weights, rounding
 from pocketlm.stages.export.vocabulary import Vocabulary, normalised
 
 if TYPE_CHECKING:
