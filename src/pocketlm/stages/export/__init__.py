@@ -25,6 +25,7 @@ from pocketlm.stages.export.placing import placed_together
 from pocketlm.stages.export.quality import predict, time_in_transformers
 from pocketlm.stages.export.terms import PLAIN_TERMS, Terms, check_delivered, check_planned
 from pocketlm.stages.export.verify import Check
+from pocketlm.stages.export.vocabulary import vocabulary_of
 
 if TYPE_CHECKING:
     from pocketlm.corpus.tokenizer import Tokenizer
@@ -102,3 +103,10 @@ def check_formats(
             check_gguf_config(config, layers_may_leave=layers_may_leave)
     for name in filter(is_k_quant, formats):
         check_quantizer(name)
+
+
+def check_tokenizer(formats: Sequence[str], tokenizer: "Tokenizer") -> None:
+    """Raise `UserError` for a tokenizer, whole or yet to be compacted, that a format has no place
+    for."""
+    if any(name.startswith("gguf") for name in formats):
+        vocabulary_of(tokenizer, tokenizer.num_tokens)

@@ -45,7 +45,7 @@ class Tolerance:
 
 
 TOLERANCE: Mapping[Weights, Tolerance] = {
-    "F32": Tolerance(0.01, 0.01),
+    "F32": Tolerance(0.03, 0.03),
     "F16": Tolerance(0.03, 0.03),
     "BF16": Tolerance(0.1, 0.1),
     "Q8_0": Tolerance(0.2, 0.1),
