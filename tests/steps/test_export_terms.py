@@ -12,11 +12,12 @@ from pocketlm.recipe import load_recipe
 def test_a_run_scores_times_and_predicts_its_files(tiny_recipe, tmp_path) -> None:
     run = make(load_recipe(tiny_recipe), out=tmp_path)
     scores, export = run.scores, run.artifacts["export"]
-    child, file = scores["child.bits_per_byte"].value, scores["huggingface.bits_per_byte"].value
+    child = scores["child.bits_per_byte"].value
+    file = scores["export.huggingface.bits_per_byte"].value
     assert file == pytest.approx(child, rel=1e-6)  # all of so little held-out text is read by both
-    assert scores["huggingface.bits_per_byte_loss_pct"].value == 0
+    assert scores["export.huggingface.bits_per_byte_loss_pct"].value == 0
     for name in ("load_s", "peak_bytes", "prefill_tokens_per_s", "decode_tokens_per_s"):
-        assert scores[f"huggingface.{name}"].value > 0
+        assert scores[f"export.huggingface.{name}"].value > 0
     card = export.path("card.md").read_text()
     assert f"| huggingface | {file:.4f} | +0.00 |" in card
     assert json.loads(export.path("files.json").read_text())[0]["format"] == "huggingface"
