@@ -48,14 +48,15 @@ TOLERANCE: Mapping[Weights, Tolerance] = {
     "F32": Tolerance(0.03, 0.03),
     "F16": Tolerance(0.03, 0.03),
     "BF16": Tolerance(0.1, 0.1),
-    "Q8_0": Tolerance(0.2, 0.1),
-    "Q5_0": Tolerance(0.2, 0.1),
-    "Q4_0": Tolerance(0.2, 0.1),
+    "Q8_0": Tolerance(0.4, 0.15),
+    "Q5_0": Tolerance(0.4, 0.15),
+    "Q4_0": Tolerance(0.4, 0.15),
 }
 """By what a file's matrices are kept as: llama.cpp rounds activations too, to float16 or bfloat16
 before matrices in those, to Q8_0 before every Q format.
 
-Ours: measured gaps of trained children are 0 to 0.01; rows in a wrong order give 1 and more."""
+Ours: gaps of trained children are 0 to 0.01, of random ones with wide weights, whose logits are
+often near ties, up to 0.3 of 1,024 tokens; rows in a wrong order give 3 and more."""
 
 K_QUANT_ERROR = 0.15
 """Norm of a K-quant's error over the tensor's, at most; 4 bit in blocks make about 0.08."""
