@@ -7,6 +7,7 @@ import pytest
 from pocketlm.errors import BudgetError
 from pocketlm.pipeline import make
 from pocketlm.recipe import load_recipe
+from pocketlm.summary import describe
 
 
 def test_a_run_scores_times_and_predicts_its_files(tiny_recipe, tmp_path) -> None:
@@ -21,7 +22,7 @@ def test_a_run_scores_times_and_predicts_its_files(tiny_recipe, tmp_path) -> Non
     card = export.path("card.md").read_text()
     assert f"| huggingface | {file:.4f} | +0.00 |" in card
     assert json.loads(export.path("files.json").read_text())[0]["format"] == "huggingface"
-    assert f"{file:.4f}" in (run.folder / "report.html").read_text()
+    assert describe(run).exported[0].quality["bits_per_byte"] == file
 
 
 def test_a_budget_no_file_can_keep_is_said_before_the_training(tiny_recipe, tmp_path) -> None:
