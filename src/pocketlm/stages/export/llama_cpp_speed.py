@@ -116,6 +116,9 @@ def _time_once(server: object, prompt: Sequence[int], new_tokens: int) -> list[f
 
 
 def _peak_bytes() -> int:
-    """Most memory this process ever held; macOS counts in bytes, Linux in kB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    """Most memory this process ever held."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would answer with the parent's, whose process this was first
+        (peak,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return 1024 * int(peak.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts in bytes
