@@ -1,7 +1,7 @@
 """Every family x kind of tokenizer x format, written and verified: docs/results/export/matrix.*.
 
-`python benchmarks/export_matrix.py [OUT]` takes a few minutes, needs the gguf extra, and exits with
-1 if a file that should be delivered is not. Children are small and random, tokenizers are trained
+`python benchmarks/export_matrix.py [FAMILY]` takes a few minutes, needs the gguf extra, and exits
+with 1 if a file that should be delivered is not; a FAMILY as the table names it is tried alone. Children are small and random, tokenizers are trained
 on the project's own documents and compacted to half; real children come on top where they are on
 disk: POCKETLM_CHILD (a folder), the demo's parent, and the model in POCKETLM_SHARED_DATA.
 """
@@ -32,6 +32,7 @@ from pocketlm.stages.export.k_quants import is_k_quant
 from pocketlm.stages.export.vocabulary import QWEN2_SPLIT
 
 ROOT = Path(__file__).parents[1]
+OUT = ROOT / "docs" / "results" / "export"
 DATA = Path(os.environ.get("POCKETLM_SHARED_DATA") or ROOT.parent / "shared" / "data")
 SIZES = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -60,29 +61,36 @@ TEXTS = ["Once upon a time, it's 1234567 or 12.5%.", "  two  blanks  ", "naïve 
          "tabs\tand\r\nlines\n\n\n", "def f(x_1):\n    return x_1**2  # '''"]  # fmt: skip
 
 
-def main(out: Path) -> int:
+def main(only: str | None) -> int:
     """Write the two files; 1 where a file failed that should not."""
-    out.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    for more in _rows():
-        rows += more
-        (out / "matrix.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
-        (out / "matrix.md").write_text(_page(rows))
+    OUT.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = json.loads((OUT / "matrix.json").read_text()) if only else []
+    for more in _rows(only):
+        places = {(row["family"], row["tokenizer"], row["format"]): i for i, row in enumerate(rows)}
+        for row in more:
+            at = places.get((row["family"], row["tokenizer"], row["format"]), len(rows))
+            rows[at : at + 1] = [row]
+        (OUT / "matrix.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+        (OUT / "matrix.md").write_text(_page(rows))
     failed = [row for row in rows if row["result"] == "failed"]
     print(f"{len(rows)} tried, {len(failed)} failed")
     return 1 if failed else 0
 
 
-def _rows() -> Iterator[list[dict[str, Any]]]:
+def _rows(only: str | None) -> Iterator[list[dict[str, Any]]]:
     """The rows of one child after the other."""
     corpus = load_corpus([str(ROOT / "docs" / "*.md"), str(ROOT / "src" / "**" / "*.py")])
     texts = [*TEXTS, *(text[:300] for text in islice(corpus.texts("train"), 11))]
     tokenizers = {"byte-level": _byte_level(corpus), "SentencePiece": _sentencepiece(corpus)}
     for kind, tokenizer in tokenizers.items():
         for family, said in FAMILIES.items():
+            if only not in (None, family):
+                continue
             child = _random_child(family.partition(",")[0], tokenizer.num_tokens, said)
             yield list(_tried(family, kind, child, tokenizer, texts))
     for name, folder in _real_children():
+        if only not in (None, name):
+            continue
         child, tokenizer = load_child(folder), load_tokenizer(folder)
         yield list(_tried(name, "its own", child, tokenizer, texts))
 
@@ -200,4 +208,4 @@ def _cell(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "results" / "export"))
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else None))

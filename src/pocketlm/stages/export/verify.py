@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pocketlm.errors import StageError
-from pocketlm.stages.export.agreement import num_best, places, probability_gap, worst_gap
+from pocketlm.stages.export.agreement import greedy_gaps, num_best, places, probability_gap
 from pocketlm.stages.export.gguf import (
     StoredTensor,
     deinterleave,
@@ -48,15 +48,19 @@ TOLERANCE: Mapping[Weights, Tolerance] = {
     "F32": Tolerance(0.03, 0.03),
     "F16": Tolerance(0.03, 0.03),
     "BF16": Tolerance(0.1, 0.1),
-    "Q8_0": Tolerance(0.4, 0.15),
-    "Q5_0": Tolerance(0.4, 0.15),
-    "Q4_0": Tolerance(0.4, 0.15),
+    "Q8_0": Tolerance(0.2, 0.15),
+    "Q5_0": Tolerance(0.2, 0.15),
+    "Q4_0": Tolerance(0.2, 0.15),
 }
 """By what a file's matrices are kept as: llama.cpp rounds activations too, to float16 or bfloat16
 before matrices in those, to Q8_0 before every Q format.
 
-Ours: gaps of trained children are 0 to 0.01, of random ones with wide weights, whose logits are
-often near ties, up to 0.3 of 1,024 tokens; rows in a wrong order give 3 and more."""
+Ours: gaps of trained children are 0 to 0.01; of random ones with wide weights, where rounding of
+activations grows from layer to layer, up to 0.5 in 1 of 1,000 tokens. Rows in a wrong order give 3
+and more, most of the time."""
+
+WORST_GAP = 1.0
+"""No pick may lie further below the best logit, in standard deviations of the logits."""
 
 K_QUANT_ERROR = 0.15
 """Norm of a K-quant's error over the tensor's, at most; 4 bit in blocks make about 0.08."""
@@ -139,11 +143,12 @@ def check_in_llama_cpp(
     )  # fmt: skip
     tokens = _check_tokens(path.name, answer, tokenizer, vocabulary, texts)
     own = places(read.network(), prompts, answer)
-    gap, share_gap = worst_gap(own), probability_gap(own)
-    if not gap <= tolerance.greedy:
+    (usual, worst), share_gap = greedy_gaps(own), probability_gap(own)
+    if not (usual <= tolerance.greedy and worst <= WORST_GAP):
         raise StageError(
-            f"export: {path.name}: llama.cpp picks a token {gap:.3g} standard deviations below "
-            f"the best one; {tolerance.greedy} is allowed for its rounding"
+            f"export: {path.name}: llama.cpp picks a token {worst:.3g} standard deviations below "
+            f"the best one, and 1 in 100 is {usual:.3g} off; {tolerance.greedy} is allowed for its "
+            "rounding"
         )
     if not share_gap <= tolerance.probability:
         raise StageError(
@@ -154,7 +159,7 @@ def check_in_llama_cpp(
     note = f"{best} of its {count} greedy tokens after {len(prompts)} prompts are the child's own"
     return (
         tokens,
-        Check(name="greedy_gap", value=gap, unit="standard deviations of the logits"),
+        Check(name="greedy_gap", value=worst, unit="standard deviations of the logits"),
         Check(name="greedy_as_child", value=best / count, unit="share", note=note),
         Check(name="probability_gap", value=share_gap, unit="probability, 10 likeliest tokens"),
     )
