@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 READY := .venv/.ready
 
-.PHONY: demo demo-parent test check bench docs clean
+.PHONY: demo demo-parent test check bench export-matrix docs clean
 
 demo: $(READY)  ## parent against child on what every machine has, in minutes
 	$(BIN)/pocketlm make recipes/demo.toml --out runs
@@ -23,7 +23,10 @@ check: $(READY)  ## format, lint, types, tests: what a change must pass
 	$(BIN)/python -m pytest
 
 bench: $(READY)  ## every benchmark, short, as JSON lines
-	@set -e; for script in benchmarks/[a-z]*.py; do echo $$script; $(BIN)/python $$script --quick --json; done
+	@set -e; for script in $(filter-out %_matrix.py,$(wildcard benchmarks/[a-z]*.py)); do echo $$script; $(BIN)/python $$script --quick --json; done
+
+export-matrix: $(READY)  ## every family x tokenizer x format in its own runtime, minutes
+	$(BIN)/python benchmarks/export_matrix.py
 
 docs: $(READY)  ## pages generated from the code
 	$(BIN)/python docs/generate.py

@@ -31,7 +31,7 @@ LEVELS = (
     ("artifact", "device", "hardware", "progress", "report"),
     ("method", "statistics"),
     ("recipe",),
-    ("design_table", "train_table", "evaluate_table"),
+    ("design_table", "train_table", "evaluate_table", "export_table"),
     ("rounds_table", "distil_table"),
     ("tables",),
     ("units", "errors", "finding", "stages"),

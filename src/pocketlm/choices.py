@@ -19,6 +19,7 @@ from pocketlm.stages.evaluate.metrics import NORMALISERS
 from pocketlm.stages.evaluate.seam import SEAMS
 from pocketlm.stages.export import FORMATS, check_formats
 from pocketlm.stages.export.llama_cpp_speed import check_llama_cpp
+from pocketlm.stages.export.quantise import choice_of
 from pocketlm.stages.inherit.hidden import HIDDEN_CUTS
 from pocketlm.stages.inherit.layers import LAYER_PICKS
 from pocketlm.stages.inherit.neurons import NEURON_SCORES
@@ -76,6 +77,7 @@ def check_choices(recipe: Recipe) -> None:
                 f"or give a parent that is a {recipe.family}"
             )
         check_formats(recipe.export.formats, recipe.family)
+    choice_of(recipe.export.keep_8bit, recipe.export.embedding_weights)
     asked = recipe.evaluate
     check_asking(asked.tasks, asked.normaliser, asked.seam, where="[evaluate] ")
     check_parent_losses(recipe.train, has_parent=recipe.parent is not None)

@@ -256,7 +256,9 @@ def _build(
     stage, recipe, inputs, made = about
     check_parent(recipe, inputs)
     if inputs.parent is not None:
-        check_formats(recipe.export.formats, open_checkpoint(inputs.parent).shape.family)
+        parent = open_checkpoint(inputs.parent)
+        family, config = parent.shape.family, parent.config
+        check_formats(recipe.export.formats, family, config, layers_may_leave=True)
     run = Materials(recipe=recipe, inputs=inputs, made=made, progress=progress)
     described = {
         "version": VERSIONS[stage],

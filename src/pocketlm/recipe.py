@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from pocketlm.design_table import DesignTable as DesignTable
 from pocketlm.design_table import ShapeTable as ShapeTable
 from pocketlm.evaluate_table import EvaluateTable as EvaluateTable
+from pocketlm.export_table import ExportTable as ExportTable
 from pocketlm.tables import Table, load_table
 from pocketlm.train_table import TrainTable as TrainTable
 
@@ -122,13 +123,6 @@ class InheritTable(Table):
                 "false, or set mask_weights = 'frozen'"
             )
         return self
-
-
-class ExportTable(Table):
-    """Stage 6: files that run on devices, each verified."""
-
-    formats: tuple[str, ...] = ("huggingface",)
-    """Names of FORMATS."""
 
 
 class Recipe(Table):

@@ -55,7 +55,12 @@ def describe(run: Run) -> RunReport:
         round_starts=_round_starts(log),
         forgetting=forgetting_notes(made["train"]),
         exported=tuple(
-            ExportedFile(f["format"], f["num_bytes"], f["verified"])
+            ExportedFile(
+                f["format"],
+                f["num_bytes"],
+                f["verified"],
+                {check["name"]: check["value"] for check in f["checks"]},
+            )
             for f in _read(made["export"], "files.json")
         ),
         prompt=_read(made["evaluate"], "prompt.json"),

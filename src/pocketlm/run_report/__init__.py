@@ -20,6 +20,8 @@ from pocketlm.report import (
 )
 from pocketlm.run_report.benchmark_notes import BenchmarkNotes
 from pocketlm.run_report.benchmarks import benchmark_section
+from pocketlm.run_report.exports import ExportedFile as ExportedFile
+from pocketlm.run_report.exports import files_section
 from pocketlm.run_report.forgetting import ForgettingNotes, forgetting_section
 from pocketlm.run_report.shapes import ShapeNotes, shape_section
 from pocketlm.run_report.vocabulary import CoveragePoint, VocabularyNotes, vocabulary_section
@@ -66,15 +68,6 @@ class LossPoint:
 
 
 @dataclass(frozen=True)
-class ExportedFile:
-    """A delivered file, its bytes, and the line of its verification."""
-
-    format: str
-    num_bytes: int
-    verified: str
-
-
-@dataclass(frozen=True)
 class StageLine:
     """A stage of the run: seconds it took when it was made, key of its artifact, reused or not."""
 
@@ -118,7 +111,7 @@ def run_report(data: RunReport) -> str:
         Section("Vocabulary", _vocabulary(data)),
         Section("Shape", shape_section(data.shapes)),
         Section("Training", _training(data)),
-        Section("Files", _files(data)),
+        Section("Files", files_section(data.exported)),
         Section("Samples", _samples(data)),
         Section("How it was made", _making(data)),
     ]
@@ -234,11 +227,6 @@ def _training(data: RunReport) -> list[Html]:
     )  # fmt: skip
     curves = side_by_side([("Loss", loss), ("Learning rate", rate)])
     return [curves, *forgetting_section(data.forgetting, rounds)]
-
-
-def _files(data: RunReport) -> list[Html]:
-    rows = [[file.format, file.verified, show_bytes(file.num_bytes)] for file in data.exported]
-    return [table(["format", "verified", "size"], rows, text_columns=2)] if rows else []
 
 
 def _samples(data: RunReport) -> list[Html]:

@@ -1,4 +1,4 @@
-"""Bits per byte of the text held back for choosing: what stages decide by."""
+"""Bits per byte of text no child is trained on: what stages choose by, and what files report."""
 
 from collections.abc import Callable
 from itertools import islice
@@ -11,14 +11,24 @@ if TYPE_CHECKING:
 
 BitsPerByte = Callable[["PreTrainedModel"], float]
 
-_SCORED_BYTES = 100_000  # of the choosing split, about 30,000 tokens
+_SCORED_BYTES = 100_000  # of either split, about 30,000 tokens
 
 
 def choosing_bits(run: Materials) -> BitsPerByte:
     """A score of any network that speaks the child's tokens; always the same documents."""
+    return _bits(run, _choosing(run))
+
+
+def held_out_bits(run: Materials) -> BitsPerByte:
+    """The same on held-out text: a part of what evaluate reads, enough to tell files apart."""
+    documents = run.inputs.corpus.sample("held-out", max_bytes=_SCORED_BYTES)
+    return _bits(run, [document.text for document in documents])
+
+
+def _bits(run: Materials, texts: list[str]) -> BitsPerByte:
     from pocketlm.stages.evaluate.bits import document_bits
 
-    tokenizer, texts = run.tokenizer(), _choosing(run)
+    tokenizer = run.tokenizer()
 
     def bits_per_byte(network: "PreTrainedModel") -> float:
         found = document_bits(network, tokenizer, texts, context=run.recipe.train.seq_len)

@@ -11,6 +11,7 @@ from pocketlm.model.checkpoint import load_child
 from pocketlm.model.cost import count_params
 from pocketlm.steps.benchmarks import run_benchmarks
 from pocketlm.steps.materials import Materials, Scores, write_json
+from pocketlm.steps.terms import export_terms
 
 if TYPE_CHECKING:
     from pocketlm.stages.evaluate import Model
@@ -52,6 +53,7 @@ def export_step(run: Materials, files: Path, resume: Path) -> Scores:
     """Every format the recipe names, each verified."""
     from pocketlm.stages.export import export
 
+    child = load_child(run.made["train"].folder)
     check_texts = list(islice(run.inputs.corpus.texts("choose"), _CHECK_TEXTS))
     lineage = {
         "recipe": run.recipe.name,
@@ -61,12 +63,13 @@ def export_step(run: Materials, files: Path, resume: Path) -> Scores:
         "train key": run.made["train"].key,
     }
     exported = export(
-        load_child(run.made["train"].folder),
+        child,
         run.tokenizer(),
         files,
         formats=run.recipe.export.formats,
         check_texts=check_texts,
         lineage=lineage,
+        terms=export_terms(run, child.shape),
     )
     write_json(files / "files.json", [asdict(file) for file in exported.files])
     return exported.scores

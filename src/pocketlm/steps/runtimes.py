@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from pocketlm.model.shape import Shape
 from pocketlm.stages.design import TRANSFORMERS, Runtime
-from pocketlm.stages.export.gguf import Weights, write_wordless_gguf
+from pocketlm.stages.export.gguf import write_wordless_gguf
 from pocketlm.stages.export.llama_cpp_speed import SpeedJob, check_llama_cpp, time_llama_cpp
+from pocketlm.stages.export.quantise import Weights
 
 
 def timed_runtime(name: str, weight_format: str) -> Runtime:

@@ -13,6 +13,7 @@ from pocketlm.model.checkpoint import open_checkpoint
 from pocketlm.recipe import CompactTable, TrainTokenizer
 from pocketlm.stages.compact import Compacted, Counted, Keep, Size, compact, count
 from pocketlm.stages.compact.count import Counts, How
+from pocketlm.stages.export import check_tokenizer
 from pocketlm.steps.materials import Materials, Scores, write_json
 from pocketlm.steps.shape import body_of
 
@@ -26,6 +27,7 @@ def counts_step(run: Materials, files: Path, resume: Path) -> Scores:
         tokenizer = train_tokenizer(corpus.texts("train"), vocab_size=wanted.train)
     else:
         tokenizer = load_tokenizer(wanted)
+    check_tokenizer(run.recipe.export.formats, tokenizer)
     tokenizer.save(files / "tokenizer")
     how = How(sample_bytes=run.recipe.compact.sample_bytes, resume=resume)
     counted = count(tokenizer, corpus, how=how, progress=run.progress)

@@ -24,6 +24,7 @@ from pocketlm.stages.train.sinks import TENSORBOARD
 from pocketlm.steps.choosing import choosing_bits
 from pocketlm.steps.materials import Materials, Scores, write_json
 from pocketlm.steps.references import references_for, write_predictions
+from pocketlm.steps.terms import check_export
 
 if TYPE_CHECKING:
     from pocketlm.stages.inherit import Calibration
@@ -93,6 +94,7 @@ def inherit_step(run: Materials, files: Path, resume: Path) -> Scores:
     from pocketlm.stages.inherit import inherit_unread
 
     recipe, shape, tokenizer = run.recipe, run.shape(), run.tokenizer()
+    check_export(recipe, shape)  # a budget that no file can keep to is said before the training
     parent = None if run.inputs.parent is None else open_checkpoint(run.inputs.parent)
     if recipe.start == "parent":
         assert parent is not None  # the recipe's own check

@@ -65,9 +65,7 @@ def test_other_tokens_in_llama_cpp_are_not_delivered(
 ) -> None:
     def answer(job) -> Answer:
         wrong = [[1] for _ in job.texts]
-        return Answer(
-            continuations=[], ids=wrong, framed_ids=wrong, load_s=0, decode_tokens_per_s=1
-        )
+        return Answer(continuations=[], ids=wrong, framed_ids=wrong, likeliest=[])
 
     monkeypatch.setattr("pocketlm.stages.export.verify.ask_llama_cpp", answer)
     with pytest.raises(StageError, match="'You may' into other tokens"):
@@ -78,7 +76,7 @@ def test_other_tokens_in_llama_cpp_are_not_delivered(
 def test_unknown_formats_are_named(child, tokenizer, tmp_path) -> None:
     with pytest.raises(RecipeError, match="did you mean 'gguf-f16'"):
         _export(child, tokenizer, tmp_path, "gguf-f61")
-    assert list(FORMATS) == ["huggingface", "gguf-f16", "gguf-q8_0", "onnx-f32", "onnx-int8"]
+    assert list(FORMATS)[:2] == ["huggingface", "gguf-f32"]
 
 
 def test_a_missing_extra_is_named_with_its_install_line(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pocketlm.errors import StageError, UserError
 from pocketlm.stages.export.gguf import deinterleave, interleave, stored_tensors, write_gguf
 from pocketlm.stages.export.llama_cpp import Job, ask_llama_cpp
+from pocketlm.stages.export.llama_cpp_speed import measure_file
 from pocketlm.stages.export.verify import check_tensors, read_back
 
 gguf = pytest.importorskip("gguf")
@@ -154,3 +155,11 @@ def _greedy(child, prompt, new_tokens) -> list[int]:
     from pocketlm.model.timing import greedy_tokens
 
     return greedy_tokens(child.network(), prompt, new_tokens=new_tokens)
+
+
+def test_a_file_is_timed_in_a_process_of_its_own(files) -> None:
+    pytest.importorskip("xllamacpp")
+    path = files.path("gguf-q8_0")
+    speed = measure_file(path, [1, 2, 3], new_tokens=4, rounds=1)
+    assert speed.peak_bytes > path.stat().st_size
+    assert min(speed.load_s, speed.prefill_tokens_per_s, speed.decode_tokens_per_s) > 0

@@ -10,6 +10,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 from pocketlm.corpus.tokenizer import Tokenizer, train_tokenizer
 from pocketlm.corpus.tokenizer_files import load_tokenizer
 from pocketlm.errors import UserError
+from pocketlm.stages.export import check_tokenizer
 from pocketlm.stages.export.vocabulary import (
     LLAMA3_SPLIT,
     QWEN2_SPLIT,
@@ -151,3 +152,11 @@ def test_real_sentencepiece_scores_are_recovered_in_order(shared_data) -> None:
     assert len(merged) > 3000
     by_own = sorted(merged, key=lambda i: -own.scores[i])
     assert by_own == sorted(merged, key=lambda i: -real.get_score(i))
+
+
+def test_a_tokenizer_is_refused_before_any_work() -> None:
+    odd = _byte_level(r"\w+")
+    check_tokenizer(["huggingface"], odd)
+    check_tokenizer(["gguf-q4_0"], _byte_level(QWEN2_SPLIT))
+    with pytest.raises(UserError, match="no name for its split"):
+        check_tokenizer(["huggingface", "gguf-q4_0"], odd)

@@ -1,20 +1,29 @@
-"""GGUF, the file llama.cpp runs: F16 or Q8_0 matrices, float32 norms, the tokenizer inside.
+"""GGUF, the file llama.cpp runs: matrices in 32 to 4 bit, float32 norms, the tokenizer inside.
 
-llama.cpp turns neighbouring numbers of a head for rotary position, transformers the two halves, so
-the rows of q and k are reordered (llama.cpp, convert_hf_to_gguf.py, LlamaModel.permute).
-Q8_0: blocks of 32 numbers of a row share one float16 scale, max |w| / 127.
+What llama.cpp calls a family and how it turns heads is in `architectures`, how numbers are kept in
+`quantise`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pocketlm.errors import StageError, UserError
+from pocketlm.model.family import tensors_of
+from pocketlm.model.network import model_config
+from pocketlm.stages.export.architectures import (
+    Architecture,
+    FloatArray,
+    architecture_of,
+    check_gguf_config,
+    rope_factors,
+    write_rope,
+)
+from pocketlm.stages.export.quantise import PLAIN, Choice, Weights, kind_of, quantised
 from pocketlm.stages.export.vocabulary import PieceType, Vocabulary, vocabulary_of
 
 if TYPE_CHECKING:
@@ -22,17 +31,6 @@ if TYPE_CHECKING:
 
     from pocketlm.corpus.tokenizer import Tokenizer
     from pocketlm.model.child import Child
-
-FloatArray = npt.NDArray[np.float32]
-Weights = Literal["F32", "F16", "BF16", "Q8_0", "Q5_0", "Q4_0"]
-
-ARCHITECTURES = {"llama": "llama"}
-"""transformers model_type -> llama.cpp architecture, for the families whose files were proven."""
-
-NOT_IN_LLAMA_CPP = ("pangu_pi",)
-
-ROPE_BY_FACTORS = ("linear", "llama3")
-"""Rotary scalings that only divide each frequency by a constant: written as `rope_freqs`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,19 +51,20 @@ def write_gguf(
     *,
     weights: Weights,
     lineage: Mapping[str, str],
+    choice: Choice = PLAIN,
 ) -> Vocabulary:
     """Write one file; the same child gives the same bytes. Returns the vocabulary it holds.
 
     Raises `UserError` for a family, rotary scaling or tokenizer llama.cpp cannot run.
     """
     gguf = import_gguf()
-    config = _config(child)
+    config, architecture = _config(child)
     vocabulary = vocabulary_of(tokenizer, child.shape.vocab_size)
-    writer = gguf.GGUFWriter(path, ARCHITECTURES[child.shape.family])
+    writer = gguf.GGUFWriter(path, architecture.name)
     _write_lineage(writer, weights, lineage)
     _write_shape(writer, child, config)
     _write_vocabulary(writer, tokenizer, vocabulary)
-    _write_tensors(writer, child, weights)
+    _write_tensors(writer, stored_tensors(child, weights, choice))
     return vocabulary
 
 
@@ -74,27 +73,30 @@ def write_wordless_gguf(child: "Child", path: Path, *, weights: Weights) -> None
 
     Raises `UserError` for a family llama.cpp cannot run.
     """
-    config = _config(child)
-    writer = import_gguf().GGUFWriter(path, ARCHITECTURES[child.shape.family])
+    config, architecture = _config(child)
+    writer = import_gguf().GGUFWriter(path, architecture.name)
     writer.add_type("model")
     _write_shape(writer, child, config)
     writer.add_tokenizer_model("llama")
     writer.add_token_list([f"word{i}" for i in range(child.shape.vocab_size)])
     writer.add_token_types([int(PieceType.NORMAL)] * child.shape.vocab_size)
     writer.add_token_scores([0.0] * child.shape.vocab_size)
-    _write_tensors(writer, child, weights)
+    _write_tensors(writer, stored_tensors(child, weights))
 
 
-def stored_tensors(child: "Child", weights: Weights) -> Iterator[StoredTensor]:
-    """Every tensor of the file: matrices as `weights` says, vectors float32.
+def stored_tensors(
+    child: "Child", weights: Weights, choice: Choice = PLAIN
+) -> Iterator[StoredTensor]:
+    """Every tensor of the file: matrices as `weights` and `choice` say, vectors float32.
 
     A matrix whose rows a Q format cannot cut into blocks of 32 is kept as F16. Raises `StageError`
-    where a weight is beyond float16's range.
+    where a weight is beyond float16's range and the file would keep it, or its scale, so.
     """
     gguf, shape = import_gguf(), child.shape
-    architecture = gguf.MODEL_ARCH[ARCHITECTURES[shape.family].upper()]
-    names = gguf.get_tensor_name_map(architecture, shape.layers)
-    num_heads = {"q_proj": shape.heads, "k_proj": shape.kv_heads}
+    config, architecture = _config(child)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.name.upper()], shape.layers)
+    parts = {placed.name: placed.row.part for placed in tensors_of(shape)}
+    num_heads = turned_heads(child)
     for source, tensor in child.tensors.items():
         values = tensor.numpy()
         part = source.split(".")[-2]
@@ -102,12 +104,21 @@ def stored_tensors(child: "Child", weights: Weights) -> Iterator[StoredTensor]:
             values = interleave(values, num_heads[part])
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         assert name is not None, f"{source} has no place in a {architecture.name} file"
-        if not np.abs(values).max() <= np.finfo(np.float16).max:
+        kind = kind_of(values, choice.of(parts[source], weights))
+        narrow = kind not in ("F32", "BF16")
+        if narrow and not np.abs(values).max() <= np.finfo(np.float16).max:
             raise StageError(f"export: {source} holds numbers that a float16 file cannot keep")
-        yield StoredTensor(name=name, source=source, values=values, weights=_kind(values, weights))
-    factors = _rope_factors(child)
+        yield StoredTensor(name=name, source=source, values=values, weights=kind)
+    factors = rope_factors(config, shape)
     if factors is not None:
         yield StoredTensor(name="rope_freqs.weight", source="", values=factors, weights="F32")
+
+
+def turned_heads(child: "Child") -> dict[str, int]:
+    """Matrices whose rows llama.cpp wants pair by pair, and how many heads each has."""
+    _, architecture = _config(child)
+    heads = {"q_proj": child.shape.heads, "k_proj": child.shape.kv_heads}
+    return heads if architecture.pairs else {}
 
 
 def interleave(values: FloatArray, num_heads: int) -> FloatArray:
@@ -120,18 +131,6 @@ def deinterleave(values: FloatArray, num_heads: int) -> FloatArray:
     """The inverse of `interleave`."""
     pairs = values.reshape(num_heads, -1, 2, *values.shape[1:])
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
-
-
-def check_gguf_family(family: str) -> None:
-    """Raise `UserError` for a family that has no gguf files."""
-    if family in NOT_IN_LLAMA_CPP:
-        raise UserError(
-            f"[export] formats: no gguf files for family {family!r}: llama.cpp has no such "
-            "architecture; choose huggingface"
-        )
-    if family not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise UserError(f"[export] formats: no gguf files for family {family!r}; it has {known}")
 
 
 def import_gguf() -> Any:
@@ -148,48 +147,19 @@ def import_gguf() -> Any:
     return gguf
 
 
-def _kind(values: FloatArray, weights: Weights) -> Weights:
-    if values.ndim == 1:
-        return "F32"
-    return "F16" if weights.startswith("Q") and values.shape[-1] % 32 else weights
-
-
-def _config(child: "Child") -> Any:
+def _config(child: "Child") -> tuple[Any, Architecture]:
     """The transformers config, all defaults filled in; refuses what llama.cpp cannot run."""
-    from transformers import AutoConfig
-
-    family = child.shape.family
-    check_gguf_family(family)
-    settings = {k: v for k, v in child.config.items() if k != "model_type"}
-    config = AutoConfig.for_model(family, **settings)
-    rope_type = config.rope_parameters["rope_type"]
-    if rope_type not in ("default", *ROPE_BY_FACTORS):
-        raise UserError(f"[export] formats: no gguf files for rotary scaling {rope_type!r}")
-    if config.hidden_act != "silu":
-        raise UserError(f"[export] formats: gguf files need silu, not {config.hidden_act!r}")
-    return config
-
-
-def _rope_factors(child: "Child") -> FloatArray | None:
-    """How much slower than plain rotary each pair of a head turns; None where none is."""
-    config = _config(child)
-    rope = config.rope_parameters
-    if rope["rope_type"] == "default":
-        return None
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    frequencies, _ = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu")
-    width = child.shape.head_dim
-    plain = rope["rope_theta"] ** (-np.arange(0, width, 2) / width)
-    factors: FloatArray = (plain / frequencies.numpy()).astype(np.float32)
-    return factors
+    check_gguf_config(child.config)
+    config = model_config(child.config)
+    return config, architecture_of(config, child.shape)
 
 
 def _write_lineage(writer: "GGUFWriter", weights: Weights, lineage: Mapping[str, str]) -> None:
     gguf = import_gguf()
     writer.add_type("model")
     writer.add_name(lineage.get("recipe", "child"))
-    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{weights}"])
+    most = "ALL" if weights == "F32" else "MOSTLY"
+    writer.add_file_type(gguf.LlamaFileType[f"{most}_{weights}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for key, value in lineage.items():
         writer.add_string(f"pocketlm.{key.replace(' ', '_')}", value)
@@ -206,16 +176,15 @@ def _write_shape(writer: "GGUFWriter", child: "Child", config: Any) -> None:
     writer.add_head_count_kv(shape.kv_heads)
     writer.add_key_length(shape.head_dim)
     writer.add_value_length(shape.head_dim)
-    writer.add_rope_dimension_count(shape.head_dim)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    write_rope(writer, config, shape)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
 
 
-def _write_tensors(writer: "GGUFWriter", child: "Child", weights: Weights) -> None:
+def _write_tensors(writer: "GGUFWriter", tensors: Iterator[StoredTensor]) -> None:
     gguf = import_gguf()
-    for tensor in stored_tensors(child, weights):
+    for tensor in tensors:
         kind = gguf.GGMLQuantizationType[tensor.weights]
-        writer.add_tensor(tensor.name, gguf.quantize(tensor.values, kind), raw_dtype=kind)
+        writer.add_tensor(tensor.name, quantised(tensor.values, tensor.weights), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

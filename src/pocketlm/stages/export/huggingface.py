@@ -55,11 +55,12 @@ def check_huggingface(
         if own != [*added, *ids]:
             raise StageError(f"export: transformers cuts {text[:40]!r} into other tokens")
     register_own_class(child.shape.family)
-    _check_logits(_load_strictly(folder), child, ids_N)
+    _check_logits(load_strictly(folder), child, ids_N)
     return len(texts)
 
 
-def _load_strictly(folder: Path) -> "PreTrainedModel":
+def load_strictly(folder: Path) -> "PreTrainedModel":
+    """The folder as a user loads it; raises `StageError` for a key missing or left over."""
     from transformers import AutoModelForCausalLM
 
     with _no_bars():

@@ -5,10 +5,10 @@ interface, so its native logs, threads and crashes stay out of ours.
 """
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -30,6 +30,8 @@ class Job:
     prompts: list[list[int]]
     new_tokens: int
     texts: list[str]
+    likeliest: int = 0
+    """Ids whose probability is asked at each new token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +44,8 @@ class Answer:
     """Tokens of each text without any added; None where llama.cpp failed on the text."""
     framed_ids: list[list[int] | None]
     """The same with the tokens llama.cpp itself adds."""
-    load_s: float
-    decode_tokens_per_s: float
+    likeliest: list[list[list[tuple[int, float]]]]
+    """Of each new token of each prompt: the likeliest ids with their probabilities."""
 
 
 def ask_llama_cpp(job: Job) -> Answer:
@@ -76,19 +78,16 @@ def in_a_process(program: str, job: Mapping[str, Any], what: str) -> Any:
 def main() -> None:
     """The other process: a job on standard input, the answer to the file named as argument."""
     job = Job(**json.load(sys.stdin))
-    started = time.perf_counter()
     positions = max(map(len, job.prompts), default=0) + job.new_tokens + 1
     # The check is exact only where keys and values are not rounded.
     server = start_server(job.model, positions, cache="F32")
-    load_s = time.perf_counter() - started
-    written = [complete(server, prompt, job.new_tokens) for prompt in job.prompts]
-    seconds = sum(reply["timings"]["predicted_ms"] for reply in written) / 1000
+    asked = {"n_probs": job.likeliest} if job.likeliest else {}
+    written = [complete(server, prompt, job.new_tokens, **asked) for prompt in job.prompts]
     answer = Answer(
         continuations=[reply["tokens"] for reply in written],
         ids=[_tokenize(server, text, add_special=False) for text in job.texts],
         framed_ids=[_tokenize(server, text, add_special=True) for text in job.texts],
-        load_s=load_s,
-        decode_tokens_per_s=sum(r["timings"]["predicted_n"] for r in written) / seconds,
+        likeliest=[_likeliest(reply) for reply in written],
     )
     Path(sys.argv[1]).write_text(json.dumps(asdict(answer)), encoding="utf-8")
 
@@ -121,6 +120,17 @@ def complete(server: Any, prompt: Sequence[int], new_tokens: int, **more: object
         "cache_prompt": False,
     }
     return _post(server, "/completion", body)
+
+
+def _likeliest(reply: Mapping[str, Any]) -> list[list[tuple[int, float]]]:
+    """Before any sampling, so these are the softmax of the logits. Nothing of a reply whose text
+    breaks off inside a character: llama.cpp then leaves out places, and does not say which."""
+    tokens = reply.get("completion_probabilities", ())
+    if [token["id"] for token in tokens] != reply["tokens"]:
+        return [[] for _ in reply["tokens"]]
+    return [
+        [(own["id"], math.exp(own["logprob"])) for own in token["top_logprobs"]] for token in tokens
+    ]
 
 
 def _tokenize(server: Any, text: str, *, add_special: bool) -> list[int] | None:
