@@ -93,7 +93,7 @@ def _weights(artifact: Artifact) -> "np.ndarray[tuple[int], np.dtype[np.float32]
 
 def test_a_child_cut_out_of_a_parent_begins_gently(tiny_recipe: Path, out: Path) -> None:
     """A third of the law's rate where the recipe leaves it open, and a key that says so."""
-    changes: dict[str, object] = {"train.rounds": 1, "train.batch_tokens": 32, "name": "gentle"}
+    changes: dict[str, object] = {"train.rounds": 1, "train.batch_tokens": 256, "name": "gentle"}
     recipe = load_recipe(tiny_recipe, changes=changes)
     open_rate = recipe.train.model_copy(update={"learning_rate": None})
     gentle = recipe.model_copy(update={"train": open_rate})
