@@ -1,9 +1,10 @@
 """Every family x kind of tokenizer x format, written and verified: docs/results/export/matrix.*.
 
 `python benchmarks/export_matrix.py [FAMILY]` takes a few minutes, needs the gguf extra, and exits
-with 1 if a file that should be delivered is not; a FAMILY as the table names it is tried alone. Children are small and random, tokenizers are trained
-on the project's own documents and compacted to half; real children come on top where they are on
-disk: POCKETLM_CHILD (a folder), the demo's parent, and the model in POCKETLM_SHARED_DATA.
+with 1 if a file that should be delivered is not; a FAMILY as the table names it is tried alone.
+Children are small and random, tokenizers are trained on the project's own documents and compacted
+to half; real children come on top where they are on disk: POCKETLM_CHILD (a folder), the demo's
+parent, and the model in POCKETLM_SHARED_DATA.
 """
 
 import io
