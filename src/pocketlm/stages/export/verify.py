@@ -48,16 +48,16 @@ TOLERANCE: Mapping[Weights, Tolerance] = {
     "F32": Tolerance(0.03, 0.03),
     "F16": Tolerance(0.03, 0.03),
     "BF16": Tolerance(0.1, 0.1),
-    "Q8_0": Tolerance(0.2, 0.15),
-    "Q5_0": Tolerance(0.2, 0.15),
-    "Q4_0": Tolerance(0.2, 0.15),
+    "Q8_0": Tolerance(0.3, 0.15),
+    "Q5_0": Tolerance(0.3, 0.15),
+    "Q4_0": Tolerance(0.3, 0.15),
 }
 """By what a file's matrices are kept as: llama.cpp rounds activations too, to float16 or bfloat16
 before matrices in those, to Q8_0 before every Q format.
 
-Ours: gaps of trained children are 0 to 0.01; of random ones with wide weights, where rounding of
-activations grows from layer to layer, up to 0.5 in 1 of 1,000 tokens. Rows in a wrong order give 3
-and more, most of the time."""
+Ours: gaps of trained children are 0 to 0.03; of random ones with wide weights, where rounding of
+activations grows from layer to layer, 0.22 in 1 of 100 tokens and 0.5 at worst. Rows in a wrong
+order give 3 and more, most of the time."""
 
 WORST_GAP = 1.0
 """No pick may lie further below the best logit, in standard deviations of the logits."""
