@@ -39,6 +39,10 @@ ALL = {
 MADE_FROM_INHERIT = {"inherit", "train", "evaluate", "export"}
 
 
+# They hold seconds.
+MEASURED = ("log.jsonl", "files.json", "card.md", "huggingface/README.md")
+
+
 @pytest.fixture(scope="module")
 def made(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return make(load_recipe(tiny_recipe), out=tmp_path_factory.mktemp("out"))
@@ -62,7 +66,7 @@ def files_of(run: Run) -> dict[str, str]:
         f"{stage}/{name}": entry["sha256"]
         for stage in ("compact", "tokens", "inherit", "train", "export")
         for name, entry in run.artifacts[stage].manifest["files"].items()
-        if name not in ("log.jsonl", "files.json", "huggingface/README.md")  # they hold seconds
+        if name not in MEASURED
     }
 
 

@@ -1,5 +1,6 @@
 """One checkpoint as a folder for transformers, of a run that trains, was interrupted or is over."""
 
+import shutil
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def export_checkpoint(
     )
     (file,) = exported.files
     (beside / file.path).rename(to)
-    beside.rmdir()
+    shutil.rmtree(beside)  # the card of all formats, of which there is one
     return {"folder": str(to), "step": step, "bytes": file.num_bytes, "verified": file.verified}
 
 
