@@ -192,3 +192,16 @@ def _start_bars(stream: TextIO) -> "Bars":
 def _clean(text: str) -> str:
     """Without control characters: notes may hold corpus text, which must not drive a terminal."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+@contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Without the remarks that native libraries write past Python to the screen."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

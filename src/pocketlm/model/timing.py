@@ -4,14 +4,14 @@ Prefill reads the whole prompt at once and is bound by arithmetic; decode reads 
 and is bound by memory. The two are therefore timed apart (Pope et al. 2023, arXiv 2211.05102).
 """
 
-import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from pocketlm.progress import silent_stderr
 
 if TYPE_CHECKING:
     import torch
@@ -113,7 +113,7 @@ def peak_bytes(network: "PreTrainedModel", prompt_T: Sequence[int], new_tokens: 
         greedy_tokens(network, prompt_T, new_tokens=new_tokens)
         return weights + torch.cuda.max_memory_allocated(network.device) - held
     with (
-        _silent_stderr(),
+        silent_stderr(),  # the profiler speaks whatever its log level
         torch.profiler.profile(profile_memory=True, acc_events=False) as profiled,
     ):
         greedy_tokens(network, prompt_T, new_tokens=new_tokens)
@@ -136,19 +136,6 @@ def time_once(
     for _ in range(new_tokens - 1):
         next(tokens)
     return first - start, time.perf_counter() - first
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """torch's profiler writes past Python to the screen, whatever its log level."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _spread(values: list[float]) -> Spread:

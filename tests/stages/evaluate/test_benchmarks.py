@@ -96,6 +96,10 @@ def test_missing_files_are_named(benchmark_folder: Path, tmp_path: Path) -> None
         tasks_in(tmp_path, ())
     with pytest.raises(CorpusError, match="no such folder"):
         tasks_in(tmp_path / "nowhere", ())
+    for name in ("piqa.jsonl", "piqa.csv", "boolq.jsonl"):
+        (tmp_path / name).touch()
+    with pytest.raises(CorpusError, match=r"both piqa.jsonl and piqa.csv; keep one"):
+        tasks_in(tmp_path, ())  # a task that is there twice is no task that is missing
 
 
 def test_a_run_keeps_what_it_was_asked(

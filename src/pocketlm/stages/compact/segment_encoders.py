@@ -3,9 +3,7 @@
 Shapes: U segments, R ranks, T ids of all segments in a row.
 """
 
-import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -16,6 +14,7 @@ import tokenizers
 
 from pocketlm.corpus.document import byte_characters, vocab_of
 from pocketlm.corpus.tokenizer import Tokenizer
+from pocketlm.progress import silent_stderr
 from pocketlm.stages.compact.segments import BORDER
 
 IntArray = npt.NDArray[np.int64]
@@ -149,7 +148,7 @@ def sentencepiece_encoder(proto: bytes) -> Callable[[Sequence[str]], list[list[i
 def _processor(proto: bytes) -> Any:
     import sentencepiece
 
-    with _quiet():
+    with silent_stderr():
         return sentencepiece.SentencePieceProcessor(model_proto=proto)
 
 
@@ -163,16 +162,3 @@ def _as_it_is(proto: bytes) -> bytes:
     spec.name, spec.precompiled_charsmap = "identity", b""
     serialized: bytes = model.SerializeToString()
     return serialized
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the native library's remarks on standard error."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

@@ -5,7 +5,7 @@ seed, and forms and examples do not depend on the model.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,9 +14,15 @@ from typing import TYPE_CHECKING, Literal
 from pocketlm.errors import CorpusError, RecipeError, did_you_mean
 from pocketlm.method import pick
 from pocketlm.progress import SILENT, Progress
-from pocketlm.stages.evaluate.choice import Reading, score_items
+from pocketlm.stages.evaluate.choice import Reading, Scores, score_items
 from pocketlm.stages.evaluate.columns import Columns, from_records
-from pocketlm.stages.evaluate.find import Benchmark, accepted_files, find_task_files, read_benchmark
+from pocketlm.stages.evaluate.find import (
+    Benchmark,
+    accepted_files,
+    find_task_files,
+    has_task_files,
+    read_benchmark,
+)
 from pocketlm.stages.evaluate.items import Form, Item, Question, Record, Task
 from pocketlm.stages.evaluate.metrics import NORMALISERS
 from pocketlm.stages.evaluate.prompts import build_items
@@ -90,7 +96,9 @@ def tasks_in(folder: Path, names: Sequence[str]) -> tuple[Task, ...]:
         for task in wanted:
             find_task_files(folder, task)
         return wanted
-    found = tuple(task for task in TASKS.values() if _is_there(folder, task))
+    if not folder.is_dir():
+        raise CorpusError(f"{folder}: no such folder")
+    found = tuple(task for task in TASKS.values() if has_task_files(folder, task))
     if not found:
         some = next(iter(TASKS.values()))
         raise CorpusError(
@@ -178,18 +186,5 @@ def some_of(questions: Sequence[Question], at_most: int | None, task: str) -> Se
     return [questions[place] for place in sorted(chosen)]
 
 
-def _answers(form: Form):  # type: ignore[no-untyped-def]  # two functions of one form
+def _answers(form: Form) -> Callable[..., Scores]:
     return write_items if form == "generation" else score_items
-
-
-def _is_there(folder: Path, task: Task) -> bool:
-    try:
-        find_task_files(folder, task)
-    except CorpusError:
-        if not folder.is_dir():
-            raise
-        return False
-    return True
-
-
-__all__ = ["Answered", "Asking", "Identity", "Item", "ask", "read_benchmarks"]

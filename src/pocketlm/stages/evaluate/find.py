@@ -63,6 +63,11 @@ def find_task_files(folder: Path, task: Task) -> TaskFiles:
     return TaskFiles(questions=questions, examples=examples, as_published=not named)
 
 
+def has_task_files(folder: Path, task: Task) -> bool:
+    """Whether a task's questions are in `folder`; raises `CorpusError` where they are twice."""
+    return bool(_named(folder, task.files) or _published(folder, task))
+
+
 def accepted_files(task: Task) -> str:
     """The names a task's questions may have, for messages."""
     kinds = f"{', '.join(KINDS[1:])}, each also .gz"
