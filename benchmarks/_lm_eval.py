@@ -30,7 +30,7 @@ import torch
 from _form import Numbers, best_seconds
 from pocketlm.corpus.rows import read_rows
 from pocketlm.corpus.tokenizer_files import load_tokenizer
-from pocketlm.evaluating import max_context, open_network
+from pocketlm.evaluating import open_network
 from pocketlm.stages.evaluate.benchmarks import some_of
 from pocketlm.stages.evaluate.choice import Reading, Scores, score_items
 from pocketlm.stages.evaluate.columns import from_records
@@ -38,6 +38,7 @@ from pocketlm.stages.evaluate.find import read_benchmark
 from pocketlm.stages.evaluate.items import Item
 from pocketlm.stages.evaluate.metrics import NEAR, answers
 from pocketlm.stages.evaluate.prompts import build_items
+from pocketlm.stages.evaluate.reader import max_context
 from pocketlm.stages.evaluate.tasks import TASKS
 
 DEMO_PARENT = Path(__file__).parents[1] / "recipes" / "demo-parent"
